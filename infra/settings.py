@@ -1,0 +1,121 @@
+"""Settings of every Holdfast process, read once from `HOLDFAST_*` environment variables."""
+
+import base64
+import binascii
+from enum import StrEnum
+from typing import Annotated, Self
+
+from pydantic import (
+    AfterValidator,
+    AmqpDsn,
+    Field,
+    HttpUrl,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    PostgresDsn,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+DAY_SECONDS = 86_400
+ENCRYPTION_KEY_BYTES = 32
+
+
+class Environment(StrEnum):
+    DEVELOPMENT = "development"
+    PRODUCTION = "production"
+
+
+class SettingsError(Exception):
+    """The environment does not make a valid configuration; the sentence names each variable."""
+
+
+def _is_encryption_key(value: SecretStr) -> SecretStr:
+    try:
+        raw = base64.b64decode(value.get_secret_value(), validate=True)
+    except binascii.Error as error:
+        raise ValueError("must be standard base64") from error
+    if len(raw) != ENCRYPTION_KEY_BYTES:
+        raise ValueError(f"must be {ENCRYPTION_KEY_BYTES} bytes in base64, is {len(raw)}")
+    return value
+
+
+class Settings(BaseSettings):
+    """
+    Everything that differs between installations.
+
+    Units stand last in the names. Secrets never appear in `repr` or in errors.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="HOLDFAST_", frozen=True, hide_input_in_errors=True)
+
+    environment: Environment = Environment.DEVELOPMENT
+    broker_url: AmqpDsn = Field(repr=False)
+    database_url: PostgresDsn = Field(repr=False)
+    bank_url: HttpUrl | None = None
+    # Encrypts private keys, HMAC secrets and payout destinations at rest (AES-256-GCM).
+    encryption_key: Annotated[SecretStr, AfterValidator(_is_encryption_key)]
+
+    protection_day_seconds: PositiveInt = DAY_SECONDS
+    signature_max_age_seconds: PositiveInt = 30 * DAY_SECONDS
+    signature_max_ahead_seconds: PositiveInt = 300
+    key_cache_seconds: PositiveFloat = 1.0
+
+    worker_threads: PositiveInt = 2
+    batch_bound: PositiveInt = 256
+    max_attempts: PositiveInt = 8
+    drain_seconds: PositiveFloat = 25.0
+    publish_timeout_seconds: PositiveFloat = 10.0
+    statement_timeout_ms: PositiveInt = 30_000
+    lock_timeout_ms: PositiveInt = 10_000
+    database_pool_size: PositiveInt = 4
+
+    # The relay takes over rows that their own process did not publish within this time.
+    outbox_grace_seconds: PositiveFloat = 2.0
+    outbox_retention_seconds: PositiveInt = 7 * DAY_SECONDS
+    sweep_seconds: PositiveFloat = 5.0
+    # How long past its time a step may be before the sweep puts it back on its way.
+    sweep_grace_seconds: PositiveFloat = 15.0
+
+    argon2_memory_kib: PositiveInt = 19_456
+    argon2_iterations: PositiveInt = 2
+    argon2_parallelism: PositiveInt = 1
+
+    bank_timeout_seconds: PositiveFloat = 5.0
+    bank_poll_seconds: PositiveFloat = 5.0
+
+    log_format: str = Field(default="auto", pattern="^(auto|json|console)$")
+    metrics_port: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _production_keeps_whole_days(self) -> Self:
+        if self.environment is Environment.PRODUCTION and self.protection_day_seconds != DAY_SECONDS:
+            raise ValueError(f"HOLDFAST_PROTECTION_DAY_SECONDS must be {DAY_SECONDS} in production")
+        return self
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        """The database URL with the driver that we use, whatever scheme was given."""
+        return "postgresql+psycopg://" + str(self.database_url).split("://", 1)[1]
+
+
+def load_settings() -> Settings:
+    """
+    Read the environment.
+
+    Raises:
+        SettingsError: one line that names each wrong variable and why.
+    """
+    try:
+        return Settings()  # its values come from the environment
+    except ValidationError as error:
+        problems = "; ".join(
+            f"HOLDFAST_{'_'.join(str(part) for part in detail['loc']).upper()}: {detail['msg']}"
+            if detail["loc"]
+            else detail["msg"]
+            for detail in error.errors(include_input=False, include_url=False)
+        )
+        raise SettingsError(problems) from error
