@@ -1,0 +1,496 @@
+"""
+The tables, as SQLAlchemy Core knows them.
+
+The migrations build the schema; this module is what queries are typed by, and a test compares the two.
+Comments say what each index is for; there are no others.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Numeric,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB
+from sqlalchemy.types import UserDefinedType
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+    }
+)
+
+
+class Xid8(UserDefinedType[int]):
+    """PostgreSQL's 64-bit transaction id: the only thing here that tells what is certainly committed."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: object) -> str:
+        return "xid8"
+
+
+def _moment(name: str, *, nullable: bool = False, default_now: bool = False) -> Column[object]:
+    # clock_timestamp(), not now(): a row is booked when it is written, not when its transaction began.
+    return Column(
+        name,
+        DateTime(timezone=True),
+        nullable=nullable,
+        server_default=func.clock_timestamp() if default_now else None,
+    )
+
+
+# --- who takes part -------------------------------------------------------------------------------
+
+deployment = Table(
+    "deployment",
+    metadata,
+    Column("deployment_id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("protection_day_seconds", Integer, nullable=False),
+    _moment("created_at", default_now=True),
+    CheckConstraint("deployment_id = 1", name="one_row"),
+    CheckConstraint("protection_day_seconds > 0", name="day_length"),
+)
+
+shops = Table(
+    "shops",
+    metadata,
+    Column("shop_id", Text, primary_key=True),
+    Column("state", Text, nullable=False, server_default="active"),
+    Column("protection_days", SmallInteger, nullable=False),
+    Column("funding", Text, nullable=False),
+    Column("fee_bps", Integer, nullable=False),
+    _moment("created_at", default_now=True),
+    CheckConstraint("shop_id ~ '^[a-z0-9-]{1,64}$'", name="shop_id"),
+    CheckConstraint("state IN ('active', 'suspended')", name="state"),
+    CheckConstraint("protection_days BETWEEN 3 AND 7", name="protection_days"),
+    CheckConstraint("funding IN ('confirmed', 'announced')", name="funding"),
+    CheckConstraint("fee_bps BETWEEN 0 AND 10000", name="fee_bps"),
+)
+
+banks = Table(
+    "banks",
+    metadata,
+    Column("bank_id", Text, primary_key=True),
+    _moment("created_at", default_now=True),
+    CheckConstraint("bank_id ~ '^[a-z0-9-]{1,64}$'", name="bank_id"),
+)
+
+sender_keys = Table(
+    "sender_keys",
+    metadata,
+    Column("key_id", Uuid, primary_key=True),
+    Column("sender_kind", Text, nullable=False),
+    Column("sender_id", Text, nullable=False),
+    Column("scheme", Text, nullable=False),
+    Column("public_key", LargeBinary, nullable=True),
+    Column("secret_encrypted", LargeBinary, nullable=True),
+    Column("scopes", ARRAY(Text), nullable=False),
+    _moment("not_before", default_now=True),
+    _moment("not_after", nullable=True),
+    _moment("revoked_at", nullable=True),
+    _moment("created_at", default_now=True),
+    CheckConstraint("sender_kind IN ('shop', 'bank')", name="sender_kind"),
+    CheckConstraint(
+        "(scheme = 'v1a' AND public_key IS NOT NULL AND secret_encrypted IS NULL)"
+        " OR (scheme = 'v1' AND secret_encrypted IS NOT NULL AND public_key IS NULL)",
+        name="material",
+    ),
+    Index(None, "sender_kind", "sender_id"),  # a message names its sender; its keys are looked up
+)
+
+holdfast_keys = Table(
+    "holdfast_keys",
+    metadata,
+    Column("kid", Text, primary_key=True),
+    Column("use", Text, nullable=False),
+    Column("public_jwk", JSONB, nullable=False),
+    Column("private_encrypted", LargeBinary, nullable=False),
+    _moment("created_at", default_now=True),
+    _moment("not_after", nullable=True),
+    CheckConstraint("use IN ('sig', 'enc')", name="use"),
+)
+
+# --- messages -------------------------------------------------------------------------------------
+
+inbox = Table(
+    "inbox",
+    metadata,
+    Column("source", Text, primary_key=True),
+    Column("event_id", Text, primary_key=True),
+    Column("type", Text, nullable=False),
+    Column("content_hash", LargeBinary, nullable=False),
+    # The event that answers it, now or later; a repeat gets it again.
+    Column("answer_id", Uuid, nullable=True),
+    _moment("received_at", default_now=True),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("event_id", Uuid, primary_key=True),
+    Column("shop_id", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    _moment("occurred_at"),
+    # JSON, not JSONB: published again it must be the same text.
+    Column("data", JSON, nullable=False),
+    Index(None, "shop_id", "occurred_at"),  # `holdfast events replay --shop --since`
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("outbox_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("queue", Text, nullable=True),
+    Column("command", Text, nullable=True),
+    Column("arguments", JSON, nullable=True),
+    Column("delay_ms", BigInteger, nullable=False, server_default="0"),
+    Column("shop_id", Text, nullable=True),
+    Column("type", Text, nullable=True),
+    Column("event_ids", ARRAY(Uuid), nullable=True),
+    _moment("created_at", default_now=True),
+    _moment("next_attempt_at"),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    _moment("published_at", nullable=True),
+    CheckConstraint(
+        "(queue IS NOT NULL AND command IS NOT NULL AND arguments IS NOT NULL AND event_ids IS NULL)"
+        " OR (queue IS NULL AND shop_id IS NOT NULL AND type IS NOT NULL AND event_ids IS NOT NULL)",
+        name="command_or_events",
+    ),
+    CheckConstraint("delay_ms >= 0", name="delay"),
+    # What the relay has to publish, oldest first.
+    Index("outbox_unpublished_idx", "next_attempt_at", postgresql_where=text("published_at IS NULL")),
+    # What the sweep may delete after the retention.
+    Index("outbox_published_idx", "published_at", postgresql_using="brin"),
+)
+
+recorded_messages = Table(
+    "recorded_messages",
+    metadata,
+    Column("record_id", Uuid, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("exchange", Text, nullable=False),
+    Column("routing_key", Text, nullable=False),
+    Column("content_type", Text, nullable=True),
+    Column("message_type", Text, nullable=True),
+    Column("headers", JSONB, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("state", Text, nullable=False, server_default="open"),
+    Column("times_seen", BigInteger, nullable=False, server_default="1"),
+    _moment("first_seen_at", default_now=True),
+    _moment("last_seen_at", default_now=True),
+    _moment("closed_at", nullable=True),
+    CheckConstraint("kind IN ('quarantine', 'dead_letter', 'orphan')", name="kind"),
+    CheckConstraint("state IN ('open', 'replayed', 'discarded')", name="state"),
+    UniqueConstraint("fingerprint"),  # the same message seen again is counted, not stored again
+    Index(None, "state", "reason"),  # `holdfast quarantine list`, in bulk by reason
+)
+
+operator_actions = Table(
+    "operator_actions",
+    metadata,
+    Column("action_id", BigInteger, Identity(always=True), primary_key=True),
+    _moment("acted_at", default_now=True),
+    Column("operator", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("details", JSONB, nullable=False),
+)
+
+# --- payments -------------------------------------------------------------------------------------
+
+payments = Table(
+    "payments",
+    metadata,
+    Column("payment_id", Uuid, primary_key=True),
+    Column("shop_id", Text, nullable=False),
+    Column("order_id", Text, nullable=False),
+    Column("event_id", Text, nullable=False),
+    Column("content_hash", LargeBinary, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("reason", Text, nullable=True),
+    Column("buyer_id", Text, nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("bank_reference", Text, nullable=False),
+    Column("splits", JSON, nullable=False),
+    Column("protection_days", SmallInteger, nullable=False),
+    _moment("paid_at"),
+    _moment("received_at"),
+    _moment("funded_at", nullable=True),
+    CheckConstraint("state IN ('received', 'rejected')", name="state"),
+    CheckConstraint("(state = 'rejected') = (reason IS NOT NULL)", name="reason"),
+    CheckConstraint("amount_minor BETWEEN 1 AND 1000000000000000", name="amount"),
+    CheckConstraint("protection_days BETWEEN 3 AND 7", name="protection_days"),
+    UniqueConstraint("shop_id", "order_id"),  # the business key
+    # One bank reference per shop, and how a bank's credit finds its payment.
+    Index(
+        "payments_bank_reference_key",
+        "bank_reference",
+        "shop_id",
+        unique=True,
+        postgresql_where=text("state = 'received'"),
+    ),
+    # Payments received but not held: the sweep reads the recent end of the table.
+    Index("payments_received_at_idx", "received_at", postgresql_using="brin"),
+)
+
+bank_credits = Table(
+    "bank_credits",
+    metadata,
+    Column("credit_id", Uuid, primary_key=True),
+    Column("bank_id", Text, nullable=False),
+    Column("statement_line", Text, nullable=False),
+    Column("content_hash", LargeBinary, nullable=False),
+    Column("bank_reference", Text, nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("currency", Text, nullable=False),
+    _moment("booked_at"),
+    _moment("received_at"),
+    Column("payment_id", Uuid, nullable=True),
+    _moment("matched_at", nullable=True),
+    CheckConstraint("amount_minor BETWEEN 1 AND 1000000000000000", name="amount"),
+    CheckConstraint("(payment_id IS NULL) = (matched_at IS NULL)", name="matched"),
+    UniqueConstraint("bank_id", "statement_line"),  # the business key
+    # One credit confirms one payment, and one payment is confirmed once.
+    Index(
+        "bank_credits_payment_id_key",
+        "payment_id",
+        unique=True,
+        postgresql_where=text("payment_id IS NOT NULL"),
+    ),
+    # Credits in suspense, found by the payment that explains them.
+    Index("bank_credits_suspense_idx", "bank_reference", postgresql_where=text("payment_id IS NULL")),
+)
+
+# --- holds ----------------------------------------------------------------------------------------
+
+holds = Table(
+    "holds",
+    metadata,
+    Column("hold_id", Uuid, primary_key=True),
+    Column("payment_id", Uuid, nullable=False),
+    Column("shop_id", Text, nullable=False),
+    Column("order_id", Text, nullable=False),
+    Column("seller_id", Text, nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("refunded_minor", BigInteger, nullable=False, server_default="0"),
+    Column("fee_minor", BigInteger, nullable=False, server_default="0"),
+    Column("fee_bps", Integer, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("state", Text, nullable=False, server_default="held"),
+    Column("protection_days", SmallInteger, nullable=False),
+    Column("day_seconds", Integer, nullable=False),
+    _moment("held_at"),
+    _moment("release_at"),
+    _moment("released_at", nullable=True),
+    _moment("rearmed_at", nullable=True),
+    CheckConstraint("state IN ('held', 'frozen', 'released', 'refunded')", name="state"),
+    CheckConstraint("amount_minor BETWEEN 1 AND 1000000000000000", name="amount"),
+    CheckConstraint("refunded_minor BETWEEN 0 AND amount_minor", name="refunded"),
+    CheckConstraint("fee_minor BETWEEN 0 AND amount_minor - refunded_minor", name="fee"),
+    CheckConstraint("protection_days BETWEEN 3 AND 7", name="protection_days"),
+    CheckConstraint(
+        "release_at = held_at + make_interval(secs => protection_days * day_seconds)", name="release_at"
+    ),
+    CheckConstraint("(state = 'released') = (released_at IS NOT NULL)", name="released_at"),
+    # The promise of the whole product, as the database keeps it.
+    CheckConstraint("released_at >= release_at", name="never_early"),
+    UniqueConstraint("payment_id", "seller_id"),  # one hold per split; an order's holds
+    # Overdue holds and the oldest due one; small, since only open holds are in it.
+    Index("holds_due_idx", "release_at", postgresql_where=text("state = 'held'")),
+)
+
+# --- sellers and payouts --------------------------------------------------------------------------
+
+sellers = Table(
+    "sellers",
+    metadata,
+    Column("shop_id", Text, primary_key=True),
+    Column("seller_id", Text, primary_key=True),
+    Column("password_hash", Text, nullable=False),
+    Column("failed_attempts", Integer, nullable=False, server_default="0"),
+    _moment("locked_until", nullable=True),
+    Column("locked_by_failures", Boolean, nullable=False, server_default=text("false")),
+    _moment("enrolled_at"),
+    _moment("password_changed_at"),
+    CheckConstraint("failed_attempts >= 0", name="failed_attempts"),
+)
+
+destinations = Table(
+    "destinations",
+    metadata,
+    Column("shop_id", Text, primary_key=True),
+    Column("seller_id", Text, primary_key=True),
+    Column("destination_id", Text, primary_key=True),
+    Column("details_encrypted", LargeBinary, nullable=False),
+    Column("masked", Text, nullable=False),
+    _moment("added_at"),
+)
+
+password_attempts = Table(
+    "password_attempts",
+    metadata,
+    Column("attempt_id", Uuid, primary_key=True),
+    Column("shop_id", Text, nullable=False),
+    Column("seller_id", Text, nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("event_id", Text, nullable=False),
+    Column("answer_id", Uuid, nullable=False),
+    Column("payout_id", Uuid, nullable=True),
+    Column("destination_id", Text, nullable=True),
+    # The JWE as it came; emptied once decided. Only Holdfast's private key opens it.
+    Column("sealed", Text, nullable=True),
+    Column("state", Text, nullable=False),
+    _moment("requested_at"),
+    _moment("counted_at", nullable=True),
+    _moment("decided_at", nullable=True),
+    CheckConstraint("purpose IN ('enrolment', 'password_change', 'withdrawal')", name="purpose"),
+    CheckConstraint("(purpose = 'withdrawal') = (payout_id IS NOT NULL)", name="payout"),
+    CheckConstraint("state IN ('waiting', 'counted', 'accepted', 'refused')", name="state"),
+    CheckConstraint("(state IN ('waiting', 'counted')) = (sealed IS NOT NULL)", name="sealed"),
+    # Attempts still to be decided: the sweep, and the turn of each seller.
+    Index(
+        "password_attempts_open_idx",
+        "shop_id",
+        "seller_id",
+        "requested_at",
+        postgresql_where=text("state IN ('waiting', 'counted')"),
+    ),
+)
+
+withdrawals = Table(
+    "withdrawals",
+    metadata,
+    Column("payout_id", Uuid, primary_key=True),
+    Column("shop_id", Text, nullable=False),
+    Column("withdrawal_id", Text, nullable=False),
+    Column("event_id", Text, nullable=False),
+    Column("content_hash", LargeBinary, nullable=False),
+    Column("seller_id", Text, nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("destination_id", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("reason", Text, nullable=True),
+    _moment("requested_at"),
+    _moment("decided_at", nullable=True),
+    CheckConstraint("state IN ('checking', 'pending', 'accepted', 'rejected')", name="state"),
+    CheckConstraint("(state = 'rejected') = (reason IS NOT NULL)", name="reason"),
+    CheckConstraint("amount_minor BETWEEN 1 AND 1000000000000000", name="amount"),
+    UniqueConstraint("shop_id", "withdrawal_id"),  # the business key
+)
+
+transfers = Table(
+    "transfers",
+    metadata,
+    Column("payout_id", Uuid, primary_key=True),
+    Column("end_to_end_id", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("reason", Text, nullable=True),
+    _moment("created_at"),
+    _moment("sent_at", nullable=True),
+    _moment("submitted_at", nullable=True),
+    _moment("settled_at", nullable=True),
+    _moment("ended_at", nullable=True),
+    _moment("touched_at"),
+    CheckConstraint(
+        "state IN ('ready', 'sending', 'unknown', 'submitted', 'settled', 'failed', 'returned')", name="state"
+    ),
+    UniqueConstraint("end_to_end_id"),  # what the bank calls it
+    # Instructions that still wait for the bank's last word: the sweep.
+    Index(
+        "transfers_open_idx",
+        "touched_at",
+        postgresql_where=text("state IN ('ready', 'sending', 'unknown', 'submitted')"),
+    ),
+)
+
+bank_cursors = Table(
+    "bank_cursors",
+    metadata,
+    Column("feed", Text, primary_key=True),
+    Column("position", BigInteger, nullable=False),
+)
+
+# --- ledger ---------------------------------------------------------------------------------------
+
+postings = Table(
+    "postings",
+    metadata,
+    Column("posting_id", Uuid, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("cause_id", Uuid, nullable=False),
+    Column("shop_id", Text, nullable=False),
+    Column("seller_id", Text, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("debit", Text, nullable=False),
+    Column("credit", Text, nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    _moment("booked_at"),
+    Column("xact", Xid8, nullable=False, server_default=text("pg_current_xact_id()")),
+    CheckConstraint("amount_minor BETWEEN 1 AND 1000000000000000", name="amount"),
+    CheckConstraint("debit <> credit", name="two_accounts"),
+    CheckConstraint("currency ~ '^[A-Z]{3}$'", name="currency"),
+    CheckConstraint(
+        "(seller_id <> '') = (debit IN ('held', 'available', 'in_payout', 'refundable', 'receivable')"
+        " OR credit IN ('held', 'available', 'in_payout', 'refundable', 'receivable'))",
+        name="seller",
+    ),
+    # The tail behind the sealed subtotals, by transaction, since a sequence is not commit order.
+    Index("postings_xact_idx", "xact"),
+)
+
+# One row an account that ever moved: sums of all postings below the horizon in `seal`.
+subtotals = Table(
+    "subtotals",
+    metadata,
+    Column("shop_id", Text, primary_key=True),
+    Column("seller_id", Text, primary_key=True),
+    Column("currency", Text, primary_key=True),
+    Column("account", Text, primary_key=True),
+    Column("debits_minor", Numeric(38, 0), nullable=False),
+    Column("credits_minor", Numeric(38, 0), nullable=False),
+)
+
+seal = Table(
+    "seal",
+    metadata,
+    Column("seal_id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("horizon", Xid8, nullable=False),
+    _moment("sealed_at"),
+    CheckConstraint("seal_id = 1", name="one_row"),
+)
+
+# The only balance that is judged before money moves, so the only one that is kept and locked.
+available_balances = Table(
+    "available_balances",
+    metadata,
+    Column("shop_id", Text, primary_key=True),
+    Column("seller_id", Text, primary_key=True),
+    Column("currency", Text, primary_key=True),
+    Column("available_minor", Numeric(38, 0), nullable=False),
+    CheckConstraint("available_minor >= 0", name="not_negative"),
+)

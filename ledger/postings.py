@@ -1,0 +1,91 @@
+"""One row of the ledger: so much, from the account debited to the account credited."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from uuid import UUID
+
+from ledger.accounts import NO_SELLER, SELLER_KINDS, AccountKind
+from ledger.errors import InvalidPosting
+from ledger.ids import derive_id
+
+# One posting's bound by the contract; sums may be far larger.
+MAX_AMOUNT_MINOR = 10**15
+
+
+class PostingKind(StrEnum):
+    """Why money moved. Each kind has one pair of accounts and one kind of cause."""
+
+    PAYMENT_RECEIVED = "payment_received"  # cause: payment
+    PAYMENT_FUNDED = "payment_funded"  # cause: credit
+    PAYMENT_UNFUNDED = "payment_unfunded"  # cause: debit of the bank
+    CREDIT_SUSPENDED = "credit_suspended"  # cause: credit
+    CREDIT_CLAIMED = "credit_claimed"  # cause: credit
+    CREDIT_TAKEN_BACK = "credit_taken_back"  # cause: debit of the bank
+    HELD = "held"  # cause: hold
+    RELEASED = "released"  # cause: hold
+    FEE_TAKEN = "fee_taken"  # cause: hold
+    PAYOUT_RESERVED = "payout_reserved"  # cause: withdrawal
+    PAYOUT_SETTLED = "payout_settled"  # cause: withdrawal
+    PAYOUT_FAILED = "payout_failed"  # cause: withdrawal
+    PAYOUT_RETURNED = "payout_returned"  # cause: withdrawal
+
+
+_K = AccountKind
+# The account debited and the account credited by each kind.
+ACCOUNTS_OF: dict[PostingKind, tuple[AccountKind, AccountKind]] = {
+    PostingKind.PAYMENT_RECEIVED: (_K.INCOMING, _K.RECEIVED),
+    PostingKind.PAYMENT_FUNDED: (_K.BANK_CASH, _K.INCOMING),
+    PostingKind.PAYMENT_UNFUNDED: (_K.INCOMING, _K.BANK_CASH),
+    PostingKind.CREDIT_SUSPENDED: (_K.BANK_CASH, _K.SUSPENSE),
+    PostingKind.CREDIT_CLAIMED: (_K.SUSPENSE, _K.BANK_CASH),
+    PostingKind.CREDIT_TAKEN_BACK: (_K.SUSPENSE, _K.BANK_CASH),
+    PostingKind.HELD: (_K.RECEIVED, _K.HELD),
+    PostingKind.RELEASED: (_K.HELD, _K.AVAILABLE),
+    PostingKind.FEE_TAKEN: (_K.HELD, _K.FEES),
+    PostingKind.PAYOUT_RESERVED: (_K.AVAILABLE, _K.IN_PAYOUT),
+    PostingKind.PAYOUT_SETTLED: (_K.IN_PAYOUT, _K.BANK_CASH),
+    PostingKind.PAYOUT_FAILED: (_K.IN_PAYOUT, _K.AVAILABLE),
+    PostingKind.PAYOUT_RETURNED: (_K.BANK_CASH, _K.AVAILABLE),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """
+    Balanced by construction: one amount, two accounts, one shop, one currency, at most one seller.
+
+    `posting_id` is derived from kind and cause, so the same effect can be written only once.
+
+    Raises:
+        InvalidPosting: the amount is not an integer from 1 to 10^15 minor units, or a seller's account
+            without a seller.
+    """
+
+    kind: PostingKind
+    cause_id: UUID
+    shop_id: str
+    seller_id: str
+    currency: str
+    amount_minor: int
+
+    def __post_init__(self) -> None:
+        # bool is an int; a flag must never become one cent.
+        if type(self.amount_minor) is not int:
+            raise InvalidPosting(f"amount must be an int, is {type(self.amount_minor).__name__}")
+        if not 1 <= self.amount_minor <= MAX_AMOUNT_MINOR:
+            raise InvalidPosting(f"amount must be 1 to {MAX_AMOUNT_MINOR}, is {self.amount_minor}")
+        needs_seller = self.debit in SELLER_KINDS or self.credit in SELLER_KINDS
+        if needs_seller != (self.seller_id != NO_SELLER):
+            raise InvalidPosting(f"{self.kind} {'needs a' if needs_seller else 'has no'} seller")
+
+    @property
+    def posting_id(self) -> UUID:
+        return derive_id(self.kind, self.cause_id)
+
+    @property
+    def debit(self) -> AccountKind:
+        return ACCOUNTS_OF[self.kind][0]
+
+    @property
+    def credit(self) -> AccountKind:
+        return ACCOUNTS_OF[self.kind][1]
