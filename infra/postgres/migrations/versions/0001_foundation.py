@@ -5,6 +5,8 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import UserDefinedType
 
+# ruff: noqa: E501 - generated conditions are left as they are
+
 revision = "0001"
 down_revision = None
 

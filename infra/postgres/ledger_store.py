@@ -1,0 +1,290 @@
+"""
+The ledger in PostgreSQL: postings in, balances out.
+
+Postings are only ever inserted. A seller's withdrawable balance is the one sum that is judged before
+money moves, so it alone is kept as a row that is locked; every other balance is the sealed subtotal
+plus the tail of postings behind the seal. See docs/accounts.md.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, text
+
+from infra.postgres.bulk import insert_rows
+from infra.postgres.tables import postings as postings_table
+from ledger.accounts import AccountKind
+from ledger.errors import ConflictingPosting, InvalidPosting
+from ledger.postings import Posting
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SellerCurrency:
+    """Whose withdrawable balance, in what. Its order is the order in which balance rows are locked."""
+
+    shop_id: str
+    seller_id: str
+    currency: str
+
+
+def record_postings(connection: Connection, postings: Sequence[Posting], *, booked_at: datetime) -> None:
+    """
+    Write postings in the caller's transaction and carry the withdrawable balances along.
+
+    A posting whose id is known with the same content is skipped and moves nothing. Balance rows are
+    taken in key order, so two calls cannot deadlock. Amounts are minor units.
+
+    Raises:
+        ConflictingPosting: an id is known with other content. The transaction must be rolled back.
+        sqlalchemy.exc.IntegrityError: a withdrawable balance would become negative; the caller should
+            have asked `lock_available` first.
+    """
+    if not postings:
+        return
+    ordered = sorted(postings, key=lambda posting: posting.posting_id)
+    written = {
+        row.posting_id
+        for row in insert_rows(
+            connection,
+            postings_table,
+            [_row(posting, booked_at) for posting in ordered],
+            skip_existing=True,
+            returning=("posting_id",),
+        )
+    }
+    if len(written) < len(ordered):
+        _refuse_other_content(connection, [p for p in ordered if p.posting_id not in written])
+    _move_available(connection, [p for p in ordered if p.posting_id in written])
+
+
+def lock_available(connection: Connection, keys: Iterable[SellerCurrency]) -> dict[SellerCurrency, int]:
+    """
+    Lock and read withdrawable balances, in minor units, in key order. A seller without a row has 0.
+
+    Whoever reserves money decides on these values; they cannot change before the transaction ends.
+    """
+    ordered = sorted(set(keys))
+    found = connection.execute(
+        text("""
+            SELECT shop_id, seller_id, currency, available_minor
+            FROM available_balances
+            WHERE (shop_id, seller_id, currency) IN (
+                SELECT * FROM unnest(
+                    CAST(:shops AS text[]), CAST(:sellers AS text[]), CAST(:currencies AS text[])
+                )
+            )
+            ORDER BY shop_id, seller_id, currency
+            FOR UPDATE
+        """),
+        _key_arrays(ordered),
+    )
+    balances = dict.fromkeys(ordered, 0)
+    for row in found:
+        balances[SellerCurrency(row.shop_id, row.seller_id, row.currency)] = int(row.available_minor)
+    return balances
+
+
+def seal_postings(connection: Connection) -> int:
+    """
+    Fold every posting that is certain to be committed into the subtotals; return how many.
+
+    'Certain' is a transaction id below the xmin of this snapshot: a posting with a lower id can't appear
+    any more. Sequence numbers or times could not promise that. One sealer at a time: the seal's row is
+    locked, and a second one waits and then finds nothing to do.
+    """
+    connection.execute(text("SELECT 1 FROM seal WHERE seal_id = 1 FOR UPDATE"))
+    # A new statement, so that its snapshot is taken after the lock: it sees what the last sealer wrote.
+    return int(
+        connection.execute(
+            text("""
+                WITH bounds AS (
+                    SELECT horizon AS low, pg_snapshot_xmin(pg_current_snapshot()) AS high FROM seal
+                ),
+                tail AS (
+                    SELECT shop_id, seller_id, currency, debit, credit, amount_minor
+                    FROM postings, bounds WHERE xact >= low AND xact < high
+                ),
+                moved AS (
+                    SELECT shop_id, seller_id, currency, account,
+                           sum(debit_minor) AS debits_minor, sum(credit_minor) AS credits_minor
+                    FROM (
+                        SELECT shop_id, seller_id, currency, debit AS account,
+                               amount_minor AS debit_minor, 0 AS credit_minor FROM tail
+                        UNION ALL
+                        SELECT shop_id, seller_id, currency, credit, 0, amount_minor FROM tail
+                    ) AS lines
+                    GROUP BY shop_id, seller_id, currency, account
+                ),
+                folded AS (
+                    INSERT INTO subtotals AS old
+                        (shop_id, seller_id, currency, account, debits_minor, credits_minor)
+                    SELECT * FROM moved
+                    ON CONFLICT (shop_id, seller_id, currency, account) DO UPDATE
+                    SET debits_minor = old.debits_minor + excluded.debits_minor,
+                        credits_minor = old.credits_minor + excluded.credits_minor
+                ),
+                sealed AS (
+                    UPDATE seal SET horizon = greatest(low, high), sealed_at = clock_timestamp() FROM bounds
+                )
+                SELECT count(*) FROM tail
+            """)
+        ).scalar_one()
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SellerBalance:
+    """What the ledger says of one seller in one currency; minor units, may exceed 64 bits."""
+
+    seller_id: str
+    currency: str
+    held: int
+    available: int
+    in_payout: int
+    paid_out: int
+
+
+def read_seller_balances(
+    connection: Connection, shop_id: str, seller_id: str | None = None
+) -> list[SellerBalance]:
+    """
+    Return the balances of one seller, or of all sellers of a shop, from sealed subtotals plus the tail.
+
+    `paid_out` is what left the bank for the seller less what came back. One statement, so one snapshot.
+    """
+    rows = connection.execute(
+        text("""
+            WITH lines AS (
+                SELECT seller_id, currency, account, credits_minor - debits_minor AS net
+                FROM subtotals
+                WHERE shop_id = :shop AND seller_id <> ''
+                  AND (CAST(:seller AS text) IS NULL OR seller_id = :seller)
+                UNION ALL
+                SELECT seller_id, currency, account, net
+                FROM (
+                    SELECT seller_id, currency, credit AS account, amount_minor AS net
+                    FROM postings, seal WHERE xact >= horizon AND shop_id = :shop AND seller_id <> ''
+                    UNION ALL
+                    SELECT seller_id, currency, debit, -amount_minor
+                    FROM postings, seal WHERE xact >= horizon AND shop_id = :shop AND seller_id <> ''
+                ) AS tail
+                WHERE CAST(:seller AS text) IS NULL OR seller_id = :seller
+            )
+            SELECT seller_id, currency,
+                   coalesce(sum(net) FILTER (WHERE account = 'held'), 0) AS held,
+                   coalesce(sum(net) FILTER (WHERE account = 'available'), 0) AS available,
+                   coalesce(sum(net) FILTER (WHERE account = 'in_payout'), 0) AS in_payout,
+                   coalesce(sum(net) FILTER (WHERE account = 'bank_cash'), 0) AS paid_out
+            FROM lines GROUP BY seller_id, currency ORDER BY seller_id, currency
+        """),
+        {"shop": shop_id, "seller": seller_id},
+    )
+    return [
+        SellerBalance(
+            row.seller_id,
+            row.currency,
+            int(row.held),
+            int(row.available),
+            int(row.in_payout),
+            int(row.paid_out),
+        )
+        for row in rows
+    ]
+
+
+def _row(posting: Posting, booked_at: datetime) -> dict[str, object]:
+    return {
+        "posting_id": posting.posting_id,
+        "kind": posting.kind.value,
+        "cause_id": posting.cause_id,
+        "shop_id": posting.shop_id,
+        "seller_id": posting.seller_id,
+        "currency": posting.currency,
+        "debit": posting.debit.value,
+        "credit": posting.credit.value,
+        "amount_minor": posting.amount_minor,
+        "booked_at": booked_at,
+    }
+
+
+def _refuse_other_content(connection: Connection, repeated: Sequence[Posting]) -> None:
+    known = {
+        row.posting_id: (row.shop_id, row.seller_id, row.currency, row.amount_minor)
+        for row in connection.execute(
+            text("""
+                SELECT posting_id, shop_id, seller_id, currency, amount_minor
+                FROM postings WHERE posting_id = ANY(CAST(:ids AS uuid[]))
+            """),
+            {"ids": [posting.posting_id for posting in repeated]},
+        )
+    }
+    for posting in repeated:
+        content = (posting.shop_id, posting.seller_id, posting.currency, posting.amount_minor)
+        if known.get(posting.posting_id) != content:
+            raise ConflictingPosting(
+                f"{posting.kind} of {posting.cause_id} is booked as {known.get(posting.posting_id)},"
+                f" not as {content}"
+            )
+
+
+def _move_available(connection: Connection, written: Sequence[Posting]) -> None:
+    changes: dict[SellerCurrency, int] = defaultdict(int)
+    for posting in written:
+        key = SellerCurrency(posting.shop_id, posting.seller_id, posting.currency)
+        if posting.credit is AccountKind.AVAILABLE:
+            changes[key] += posting.amount_minor
+        elif posting.debit is AccountKind.AVAILABLE:
+            changes[key] -= posting.amount_minor
+    if not changes:
+        return
+    ordered = sorted(changes)
+    if any(change < 0 for change in changes.values()):
+        # Adding and taking are two statements; locking all rows first keeps one order for both.
+        lock_available(connection, ordered)
+        _take_from_available(connection, {key: -changes[key] for key in ordered if changes[key] < 0})
+    _add_to_available(connection, {key: changes[key] for key in ordered if changes[key] > 0})
+
+
+def _add_to_available(connection: Connection, amounts: Mapping[SellerCurrency, int]) -> None:
+    if amounts:
+        connection.execute(
+            text("""
+                INSERT INTO available_balances AS old (shop_id, seller_id, currency, available_minor)
+                SELECT * FROM unnest(
+                    CAST(:shops AS text[]), CAST(:sellers AS text[]), CAST(:currencies AS text[]),
+                    CAST(:amounts AS numeric[])
+                ) AS given(shop_id, seller_id, currency, amount)
+                ORDER BY shop_id, seller_id, currency
+                ON CONFLICT (shop_id, seller_id, currency) DO UPDATE
+                SET available_minor = old.available_minor + excluded.available_minor
+            """),
+            {**_key_arrays(list(amounts)), "amounts": list(amounts.values())},
+        )
+
+
+def _take_from_available(connection: Connection, amounts: Mapping[SellerCurrency, int]) -> None:
+    taken = connection.execute(
+        text("""
+            UPDATE available_balances AS old
+            SET available_minor = old.available_minor - given.amount
+            FROM unnest(
+                CAST(:shops AS text[]), CAST(:sellers AS text[]), CAST(:currencies AS text[]),
+                CAST(:amounts AS numeric[])
+            ) AS given(shop_id, seller_id, currency, amount)
+            WHERE (old.shop_id, old.seller_id, old.currency)
+                = (given.shop_id, given.seller_id, given.currency)
+        """),
+        {**_key_arrays(list(amounts)), "amounts": list(amounts.values())},
+    )
+    if taken.rowcount != len(amounts):
+        raise InvalidPosting("taken from a withdrawable balance that never had anything")
+
+
+def _key_arrays(keys: Sequence[SellerCurrency]) -> dict[str, list[str]]:
+    return {
+        "shops": [key.shop_id for key in keys],
+        "sellers": [key.seller_id for key in keys],
+        "currencies": [key.currency for key in keys],
+    }

@@ -1,0 +1,91 @@
+"""
+One step of the workflow: one transaction with everything that follows from it.
+
+A step's state changes, postings and outbox rows are committed together. What a crash may lose after
+that is only the publishing, which the relay makes good.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine, text
+
+from infra.postgres.ledger_store import record_postings
+from infra.postgres.outbox import (
+    CommandRow,
+    OutboxRow,
+    StoredEvent,
+    find_events,
+    group_events,
+    write_events,
+    write_outbox,
+)
+from ledger.postings import Posting
+from schemas.commands import Command
+from schemas.outgoing import OutgoingData
+
+AfterCommit = Callable[[Sequence[OutboxRow]], None]
+
+
+class Step:
+    """What a handler works with inside its transaction; `now` is the database's clock, read once."""
+
+    def __init__(self, connection: Connection, now: datetime) -> None:
+        self.connection = connection
+        self.now = now
+        self._events: list[StoredEvent] = []
+        self._again: list[UUID] = []
+        self._commands: list[CommandRow] = []
+        self._postings: list[Posting] = []
+
+    def post(self, postings: Iterable[Posting]) -> None:
+        """Book postings when the step ends, all in one statement."""
+        self._postings.extend(postings)
+
+    def emit(self, event_id: UUID, shop_id: str, data: OutgoingData) -> None:
+        """Tell the shop; an event whose id is known already is published again as it was."""
+        self._events.append(
+            StoredEvent(event_id, shop_id, data.TYPE, self.now, data.model_dump_json(exclude_none=True))
+        )
+
+    def emit_again(self, event_ids: Iterable[UUID | None]) -> None:
+        """Publish earlier answers again, ids unchanged; one that is not there yet will come by itself."""
+        self._again.extend(event_id for event_id in event_ids if event_id is not None)
+
+    def command(self, queue: str, command: Command, *, delay_ms: int = 0) -> None:
+        self._commands.append(CommandRow(queue, command.NAME, command.model_dump_json(), delay_ms))
+
+    def finish(self, *, grace_seconds: float) -> list[OutboxRow]:
+        """Write what was collected; called once, right before the commit."""
+        record_postings(self.connection, self._postings, booked_at=self.now)
+        write_events(self.connection, self._events)
+        again = find_events(self.connection, set(self._again))
+        rows = [*self._commands, *group_events([*self._events, *again])]
+        return write_outbox(self.connection, rows, now=self.now, grace_seconds=grace_seconds)
+
+
+class Steps:
+    """Opens steps on one engine and hands their outbox rows on after the commit."""
+
+    def __init__(self, engine: Engine, *, after_commit: AfterCommit, grace_seconds: float) -> None:
+        self._engine = engine
+        self._after_commit = after_commit
+        self._grace_seconds = grace_seconds
+
+    @contextmanager
+    def begin(self) -> Iterator[Step]:
+        """
+        Open a transaction; commit at the end of the block, roll back on any error.
+
+        An error that leaves the block says nothing about the commit when the connection broke: the
+        caller tries the same messages again, and every effect is keyed so that it happens once.
+        """
+        with self._engine.begin() as connection:
+            now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+            step = Step(connection, now)
+            yield step
+            rows = step.finish(grace_seconds=self._grace_seconds)
+        if rows:
+            self._after_commit(rows)

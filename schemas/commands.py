@@ -1,0 +1,96 @@
+"""
+The commands that our own queues carry.
+
+A command names rows that are committed and says nothing else about them: a forged one can do nothing
+that the rows do not already allow.
+"""
+
+from typing import Annotated, ClassVar, TypeVar
+from uuid import UUID
+
+from annotated_types import Len
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
+
+MAX_IDS = 512
+
+Ids = Annotated[tuple[UUID, ...], Len(1, MAX_IDS)]
+
+
+class MalformedCommand(ValueError):
+    """A message on one of our own queues is none of our commands; another try cannot help."""
+
+
+class Command(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    NAME: ClassVar[str]
+
+
+class HoldFunds(Command):
+    NAME: ClassVar[str] = "hold_funds"
+    payment_ids: Ids
+
+
+class ReleaseHold(Command):
+    NAME: ClassVar[str] = "release_hold"
+    hold_ids: Ids
+
+
+class MatchCredits(Command):
+    NAME: ClassVar[str] = "match_credits"
+    credit_ids: Ids
+
+
+class CheckPassword(Command):
+    NAME: ClassVar[str] = "check_password"
+    attempt_ids: Ids
+
+
+class SubmitTransfer(Command):
+    NAME: ClassVar[str] = "submit_transfer"
+    payout_ids: Ids
+
+
+class CheckTransfer(Command):
+    """Ask the bank; `tries` says how often it was asked already, which sets the next wait."""
+
+    NAME: ClassVar[str] = "check_transfer"
+    payout_ids: Ids
+    tries: NonNegativeInt = 0
+
+
+class CollectReturns(Command):
+    """Ask the bank which settled transfers came back."""
+
+    NAME: ClassVar[str] = "collect_returns"
+
+
+COMMANDS: dict[str, type[Command]] = {
+    command.NAME: command
+    for command in (
+        HoldFunds,
+        ReleaseHold,
+        MatchCredits,
+        CheckPassword,
+        SubmitTransfer,
+        CheckTransfer,
+        CollectReturns,
+    )
+}
+
+
+CommandT = TypeVar("CommandT", bound=Command)
+
+
+def decode_command(kind: type[CommandT], body: bytes) -> CommandT:
+    """
+    Read a command's JSON.
+
+    Raises:
+        MalformedCommand: it is none of that kind; the sentence names the field.
+    """
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "body"
+        raise MalformedCommand(f"{kind.NAME}: {where}: {first['msg']}") from None

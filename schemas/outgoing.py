@@ -1,0 +1,128 @@
+"""The events that Holdfast publishes, one model a type. Readers ignore fields that they do not know."""
+
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from schemas.fields import Moment
+
+
+class OutgoingData(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    TYPE: ClassVar[str]
+
+
+class HeldPart(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    hold_id: str
+    seller_id: str
+    amount: int
+    currency: str
+
+
+class OrderHeld(OutgoingData):
+    TYPE: ClassVar[str] = "order.held"
+    order_id: str
+    event_id: str
+    protection_days: int
+    release_at: Moment
+    funded: bool
+    holds: tuple[HeldPart, ...]
+
+
+class OrderFunded(OutgoingData):
+    TYPE: ClassVar[str] = "order.funded"
+    order_id: str
+    amount: int
+    currency: str
+    booked_at: Moment
+
+
+class OrderRejected(OutgoingData):
+    TYPE: ClassVar[str] = "order.rejected"
+    order_id: str
+    event_id: str
+    reason: str
+    detail: str
+
+
+class HoldReleased(OutgoingData):
+    """`amount` is what became withdrawable; `fee` was kept."""
+
+    TYPE: ClassVar[str] = "hold.released"
+    hold_id: str
+    order_id: str
+    seller_id: str
+    amount: int
+    fee: int
+    currency: str
+    released_at: Moment
+
+
+class _Answer(OutgoingData):
+    event_id: str
+    reason: str | None = None
+    detail: str | None = None
+
+
+class SellerAccepted(_Answer):
+    TYPE: ClassVar[str] = "seller.accepted"
+    seller_id: str
+
+
+class SellerRejected(SellerAccepted):
+    TYPE: ClassVar[str] = "seller.rejected"
+
+
+class WithdrawalAccepted(_Answer):
+    TYPE: ClassVar[str] = "withdrawal.accepted"
+    withdrawal_id: str
+    # Absent only where the request was too broken to read them.
+    seller_id: str | None = None
+    amount: int | None = None
+    currency: str | None = None
+
+
+class WithdrawalRejected(WithdrawalAccepted):
+    TYPE: ClassVar[str] = "withdrawal.rejected"
+
+
+class PayoutSubmitted(OutgoingData):
+    TYPE: ClassVar[str] = "payout.submitted"
+    withdrawal_id: str
+    seller_id: str
+    amount: int
+    currency: str
+    end_to_end_id: str
+    reason: str | None = None
+
+
+class PayoutSettled(PayoutSubmitted):
+    TYPE: ClassVar[str] = "payout.settled"
+
+
+class PayoutFailed(PayoutSubmitted):
+    TYPE: ClassVar[str] = "payout.failed"
+
+
+class PayoutReturned(PayoutSubmitted):
+    TYPE: ClassVar[str] = "payout.returned"
+
+
+OUTGOING: dict[str, type[OutgoingData]] = {
+    model.TYPE: model
+    for model in (
+        OrderHeld,
+        OrderFunded,
+        OrderRejected,
+        HoldReleased,
+        SellerAccepted,
+        SellerRejected,
+        WithdrawalAccepted,
+        WithdrawalRejected,
+        PayoutSubmitted,
+        PayoutSettled,
+        PayoutFailed,
+        PayoutReturned,
+    )
+}
