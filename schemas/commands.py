@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, TypeVar
 from uuid import UUID
 
 from annotated_types import Len
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 MAX_IDS = 512
 
@@ -55,7 +55,8 @@ class CheckTransfer(Command):
 
     NAME: ClassVar[str] = "check_transfer"
     payout_ids: Ids
-    tries: NonNegativeInt = 0
+    # Bounded, because whoever computes a wait from it must not be handed a number of a thousand digits.
+    tries: Annotated[int, Field(strict=True, ge=0, le=1_000_000)] = 0
 
 
 class CollectReturns(Command):
@@ -89,8 +90,10 @@ def decode_command(kind: type[CommandT], body: bytes) -> CommandT:
         MalformedCommand: it is none of that kind; the sentence names the field.
     """
     try:
-        return kind.model_validate_json(body)
+        return kind.model_validate_json(body, strict=True)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "body"
-        raise MalformedCommand(f"{kind.NAME}: {where}: {first['msg']}") from None
+        # An extra field's name, and a character of a bad id, are somebody's own: one bounded line of ASCII.
+        where = ".".join(str(part) for part in first["loc"])[:128] or "body"
+        shown = ascii(f"{where}: {first['msg']}")[1:-1][:300]
+        raise MalformedCommand(f"{kind.NAME}: {shown}") from None

@@ -87,7 +87,8 @@ def _known_currency(code: str) -> str:
 
 def _one_line(text: str) -> str:
     # Control characters and line separators forge log lines and statement rows; PostgreSQL refuses NUL.
-    if any(unicodedata.category(character) in {"Cc", "Zl", "Zp"} for character in text):
+    # A lone surrogate (Cs), which JSON's escapes can spell, has no UTF-8: nothing could hash or store it.
+    if any(unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} for character in text):
         raise PydanticCustomError("one_line", "Input should hold no control characters or line breaks")
     return text
 

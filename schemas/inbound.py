@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from schemas.bank_credited import BankCredited
 from schemas.bank_debited import BankDebited
 from schemas.disputes import DisputeOpened, DisputeResolved, RefundRequested
+from schemas.envelope import AmbiguousData
 from schemas.event_data import EventData
 from schemas.fields import EXTERNAL_ID_PATTERN
 from schemas.order_paid import OrderPaid
@@ -58,6 +59,10 @@ def validate_data(type_: str, data: object) -> EventData | InvalidData:
         KeyError: no such type; ask `INBOUND` first.
     """
     model = INBOUND[type_]
+    if isinstance(data, AmbiguousData):
+        keys = tuple(sorted(data.repeated))
+        subject = None if model.SUBJECT in data.repeated else _subject(model, data)
+        return InvalidData(_detail(keys[:1], "Key stands twice in one object"), subject)
     try:
         return model.model_validate(data)
     except ValidationError as error:

@@ -1,9 +1,10 @@
 """`seller.enrolled`: a seller gets a withdrawal password and a destination, or one more destination."""
 
+import re
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Len
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 from schwifty import IBAN
 from schwifty.exceptions import SchwiftyException
@@ -11,13 +12,17 @@ from schwifty.exceptions import SchwiftyException
 from schemas.event_data import EventData, Strict
 from schemas.fields import ExternalId, OneLine, OwnerId, Password, SealedToken
 
+# An IBAN as people write it. schwifty would also swallow line breaks and other space.
+_IBAN_TEXT = re.compile(r"[A-Za-z0-9 ]+")
+
 
 def _valid_iban(text: str) -> str:
-    try:
-        return str(IBAN(text).compact)
-    except (SchwiftyException, ValueError):
-        # `from None`: the library's error repeats the account.
-        raise PydanticCustomError("iban", "Input should be a valid IBAN") from None
+    if _IBAN_TEXT.fullmatch(text) is not None:
+        try:
+            return str(IBAN(text).compact)
+        except (SchwiftyException, ValueError):
+            pass  # its sentence repeats the account, so it must not even be our error's context
+    raise PydanticCustomError("iban", "Input should be a valid IBAN")
 
 
 HolderName = Annotated[OneLine, Len(1, 140)]  # ISO 20022's Max140Text
@@ -25,7 +30,7 @@ HolderName = Annotated[OneLine, Len(1, 140)]  # ISO 20022's Max140Text
 
 class IbanDestination(Strict):
     type: Literal["iban"]
-    iban: Annotated[str, Field(strict=True, max_length=50), AfterValidator(_valid_iban)]
+    iban: Annotated[str, Field(strict=True, max_length=50, repr=False), AfterValidator(_valid_iban)]
     holder_name: HolderName
 
 
@@ -33,11 +38,20 @@ class BankAccountDestination(Strict):
     type: Literal["bank_account"]
     country: Annotated[str, Field(strict=True, pattern=r"^[A-Z]{2}$")]
     bank_code: Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9-]{1,35}$")]
-    account_number: Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9-]{1,34}$")]
+    account_number: Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9-]{1,34}$", repr=False)]
     holder_name: HolderName
 
 
-Destination = Annotated[IbanDestination | BankAccountDestination, Field(discriminator="type")]
+def _known_type(value: object) -> object:
+    # Pydantic's own sentence about an unknown type repeats the sealed value.
+    if not isinstance(value, dict) or value.get("type") not in ("iban", "bank_account"):
+        raise PydanticCustomError("destination_type", "Input should have the type iban or bank_account")
+    return value
+
+
+Destination = Annotated[
+    IbanDestination | BankAccountDestination, Field(discriminator="type"), BeforeValidator(_known_type)
+]
 
 
 class SellerEnrolled(EventData):

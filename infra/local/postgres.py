@@ -1,4 +1,4 @@
-"""A private PostgreSQL: own data folder, own loopback port, own password; nothing shared with the system's."""
+"""A private PostgreSQL: own data folder, loopback port and password; nothing shared with the system's."""
 
 import os
 import pwd
@@ -71,7 +71,7 @@ class PrivatePostgres:
         programs = find_postgres_programs()
         if programs is None:
             raise LocalServiceError(
-                "PostgreSQL is not installed: run `make up`, or set HOLDFAST_DATABASE_URL to a server of yours"
+                "PostgreSQL is not installed: run `make up`, or set HOLDFAST_DATABASE_URL to your server"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         port = choose_ports(self._ports, ["server"])["server"]
@@ -181,15 +181,16 @@ class PrivatePostgres:
             raise LocalServiceError(f"PostgreSQL could not be set up: {done.stderr.strip()[-2000:]}")
 
     def _as_server_user(self) -> list[str]:
-        """Return what to put before a command so that PostgreSQL accepts to run; nothing where we are not root."""
+        """Return what to put before a command so that PostgreSQL accepts to run; as a user: nothing."""
         if os.geteuid() != 0:
             return []
         owner = _server_user()
         switch = ["setpriv", f"--reuid={owner.pw_uid}", f"--regid={owner.pw_gid}", "--clear-groups"]
         lent = [[f"--inh-caps=+{way}", f"--ambient-caps=+{way}"] for way in _WAYS_THROUGH]
         for capability in ([], *lent):
+            # Looked up for real: `test -x` asks access(2), which leaves lent rights out of account.
             probe = subprocess.run(  # noqa: S603 - the command is ours, no shell is involved
-                [*switch, *capability, "test", "-x", str(self.folder)],
+                [*switch, *capability, "stat", f"{self.folder}/."],
                 check=False,
                 capture_output=True,
                 cwd="/",

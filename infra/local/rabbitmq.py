@@ -64,7 +64,7 @@ class PrivateRabbitMQ:
         name_service = shutil.which("epmd")
         if programs is None or name_service is None:
             raise LocalServiceError(
-                "RabbitMQ is not installed: run `make up`, or set HOLDFAST_BROKER_URL to a server of yours"
+                "RabbitMQ is not installed: run `make up`, or set HOLDFAST_BROKER_URL to your server"
             )
         stop_recorded(self._names_record, timeout_s=5)
         ports = choose_ports(self._ports, ["amqp", "distribution", "names"])
@@ -132,7 +132,7 @@ class PrivateRabbitMQ:
         fast = shutil.which("erl_call")
         programs = find_rabbitmq_programs()
         if fast is not None:
-            command, given = [fast, "-sname", _NODE_NAME, "-e"], expression
+            command, given = [fast, "-sname", _NODE_NAME, "-e"], expression + "\n"
         elif programs is not None:
             command, given = [str(programs / "rabbitmqctl"), "--quiet", "eval", expression], None
         else:

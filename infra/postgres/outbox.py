@@ -214,15 +214,16 @@ def delete_published(connection: Connection, *, retention_seconds: int, limit: i
 
 
 def _row(row: OutboxRow, next_attempt_at: datetime) -> dict[str, Any]:
-    is_command = isinstance(row, CommandRow)
+    command = row if isinstance(row, CommandRow) else None
+    events = row if isinstance(row, EventsRow) else None
     return {
-        "queue": row.queue if is_command else None,
-        "command": row.command if is_command else None,
-        "arguments": row.arguments if is_command else None,
-        "delay_ms": row.delay_ms if is_command else 0,
-        "shop_id": None if is_command else row.shop_id,
-        "type": None if is_command else row.type,
-        "event_ids": None if is_command else "{" + ",".join(str(e.event_id) for e in row.events) + "}",
+        "queue": command and command.queue,
+        "command": command and command.command,
+        "arguments": command and command.arguments,
+        "delay_ms": command.delay_ms if command else 0,
+        "shop_id": events and events.shop_id,
+        "type": events and events.type,
+        "event_ids": events and "{" + ",".join(str(event.event_id) for event in events.events) + "}",
         "next_attempt_at": next_attempt_at,
     }
 

@@ -7,7 +7,7 @@ that is only the publishing, which the relay makes good.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine, text
@@ -23,10 +23,15 @@ from infra.postgres.outbox import (
     write_outbox,
 )
 from ledger.postings import Posting
-from schemas.commands import Command
+from schemas.commands import MAX_IDS, Command
 from schemas.outgoing import OutgoingData
 
 AfterCommit = Callable[[Sequence[OutboxRow]], None]
+
+
+def milliseconds_until(moment: datetime, now: datetime) -> int:
+    """Return the wait until a moment, rounded up so that it is never early; 0 if it has passed."""
+    return max(0, -((now - moment) // timedelta(milliseconds=1)))
 
 
 class Step:
@@ -57,12 +62,24 @@ class Step:
     def command(self, queue: str, command: Command, *, delay_ms: int = 0) -> None:
         self._commands.append(CommandRow(queue, command.NAME, command.model_dump_json(), delay_ms))
 
+    def command_for_each(
+        self,
+        queue: str,
+        ids: Sequence[UUID],
+        make: Callable[[tuple[UUID, ...]], Command],
+        *,
+        delay_ms: int = 0,
+    ) -> None:
+        """Name many rows in as few commands as a command's bound allows."""
+        for start in range(0, len(ids), MAX_IDS):
+            self.command(queue, make(tuple(ids[start : start + MAX_IDS])), delay_ms=delay_ms)
+
     def finish(self, *, grace_seconds: float) -> list[OutboxRow]:
         """Write what was collected; called once, right before the commit."""
         record_postings(self.connection, self._postings, booked_at=self.now)
         write_events(self.connection, self._events)
         again = find_events(self.connection, set(self._again))
-        rows = [*self._commands, *group_events([*self._events, *again])]
+        rows: list[OutboxRow] = [*self._commands, *group_events([*self._events, *again])]
         return write_outbox(self.connection, rows, now=self.now, grace_seconds=grace_seconds)
 
 

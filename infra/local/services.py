@@ -1,0 +1,71 @@
+"""The private RabbitMQ and PostgreSQL of one folder, started side by side."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.local.postgres import PrivatePostgres
+from infra.local.rabbitmq import PrivateRabbitMQ
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What was asked for; None where the caller uses a server of their own."""
+
+    rabbitmq: PrivateRabbitMQ | None
+    postgres: PrivatePostgres | None
+
+    def stop(self) -> None:
+        """Stop what runs, its data kept."""
+        if self.postgres is not None:
+            self.postgres.stop()
+        if self.rabbitmq is not None:
+            self.rabbitmq.stop()
+
+
+def services_in(folder: Path, *, broker: bool = True, database: bool = True) -> Services:
+    """Describe a folder's services without starting them."""
+    return Services(
+        PrivateRabbitMQ(folder / "rabbitmq") if broker else None,
+        PrivatePostgres(folder / "postgres") if database else None,
+    )
+
+
+def start_services(services: Services) -> None:
+    """
+    Start the services and return when both are ready; what already runs is left alone.
+
+    Raises:
+        LocalServiceError: one can't run here; the other is stopped again.
+    """
+    try:
+        # The broker takes longest: it boots while PostgreSQL's data folder is set up.
+        if services.rabbitmq is not None:
+            services.rabbitmq.start()
+        if services.postgres is not None:
+            services.postgres.start()
+            services.postgres.wait_until_ready()
+        if services.rabbitmq is not None:
+            services.rabbitmq.wait_until_ready()
+    except BaseException:
+        services.stop()
+        raise
+
+
+def is_private_url(url: str, local_folder: Path) -> bool:
+    """
+    Tell whether a URL leads to one of the private servers under a folder.
+
+    A shell that has sourced `.local/env` hands such URLs to the next `make`. They are ours, not a choice
+    of the caller's: the server behind one is ours to start, and not ours to run tests against.
+    """
+    services = services_in(local_folder)
+    known = (
+        [services.rabbitmq.url(), services.postgres.url("")]
+        if services.rabbitmq and services.postgres
+        else []
+    )
+    return any(_server_of(url) == _server_of(ours) for ours in known)
+
+
+def _server_of(url: str) -> str:
+    return url.partition("://")[2].rpartition("@")[2].partition("/")[0].partition("?")[0]

@@ -1,0 +1,29 @@
+"""Counters and histograms of the workers: base units, bounded labels, no label by seller or order."""
+
+from prometheus_client import Counter, Histogram
+
+RELEASE_LAG_SECONDS = Histogram(
+    "holdfast_release_lag_seconds",
+    "Time from a hold's release_at to the commit of its release.",
+    buckets=(0.1, 0.5, 1, 2, 5, 10, 30, 60, 300, 3600),
+)
+HOLDS_AWAITING_CREDIT = Counter(
+    "holdfast_holds_awaiting_credit_total",
+    "Alarms that found a hold due whose payment no bank has confirmed.",
+)
+SWEPT = Counter(
+    "holdfast_swept_total",
+    "What the sweep found stuck and put back on its way; should stay 0.",
+    ["what"],
+)
+PASSWORD_CHECKS = Counter(
+    "holdfast_password_checks_total",
+    "Withdrawal passwords checked, by result.",
+    ["result"],
+)
+PAYOUTS = Counter("holdfast_payouts_total", "Transfers that ended, by the bank's last word.", ["result"])
+RECORDED_MESSAGES = Counter(
+    "holdfast_recorded_messages_total",
+    "Messages that were taken out of quarantine, dead-letter and orphan queues into the database.",
+    ["kind"],
+)

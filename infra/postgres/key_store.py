@@ -1,0 +1,269 @@
+"""
+Keys in the database: those of the shops and banks that write to us, and our own.
+
+Whether a key is active is judged by the database's clock. Workers keep what they read for a second at
+most, so a revocation takes effect everywhere within that time; unknown senders are remembered for as
+long, so that a flood of forgeries costs no flood of queries.
+"""
+
+import json
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine, text
+
+from infra.postgres.bulk import insert_rows
+from infra.postgres.tables import holdfast_keys, sender_keys
+from infra.security.encryption import Vault
+from infra.security.own_keys import KeyPair, Use, generate_key_pair, signer_from_jwk
+from infra.security.sealed import Opener
+from infra.security.signatures import Scheme, Signer, VerifyingKey
+from ledger.ids import new_id
+
+SenderKind = Literal["shop", "bank"]
+
+_MAX_CACHED_SENDERS = 10_000
+# Any number; the same one for everybody who makes the first keys.
+_FIRST_KEYS_LOCK = 4_417_093_265
+
+ValueT = TypeVar("ValueT")
+
+
+@dataclass(frozen=True, slots=True)
+class SenderRecord:
+    """A registered sender, its state, and the keys that are active now."""
+
+    active: bool
+    keys: tuple[VerifyingKey, ...]
+
+
+class _Kept(Generic[ValueT]):
+    """One value, built again when it is too old."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._value: tuple[float, ValueT] | None = None
+
+    def get(self, build: Callable[[], ValueT]) -> ValueT:
+        if self._value is None or self._value[0] <= time.monotonic():
+            self._value = (time.monotonic() + self._seconds, build())
+        return self._value[1]
+
+
+class KeyStore:
+    """
+    Reads keys through a short-lived cache; safe for several threads.
+
+    Args:
+        cache_seconds: how long a worker may go on with a key that was revoked.
+    """
+
+    def __init__(self, engine: Engine, vault: Vault, *, cache_seconds: float) -> None:
+        self._engine = engine
+        self._vault = vault
+        self._cache_seconds = cache_seconds
+        self._lock = threading.Lock()
+        self._senders: OrderedDict[tuple[str, str], tuple[float, SenderRecord | None]] = OrderedDict()
+        self._signer: _Kept[Signer] = _Kept(cache_seconds)
+        self._opener: _Kept[Opener] = _Kept(cache_seconds)
+
+    def sender(self, kind: str, sender_id: str) -> SenderRecord | None:
+        """Return a shop or bank with its active keys; None if it is not registered."""
+        key = (kind, sender_id)
+        with self._lock:
+            found = self._senders.get(key)
+        if found is not None and found[0] > time.monotonic():
+            return found[1]
+        with self._engine.connect() as connection:
+            record = find_sender(connection, self._vault, kind, sender_id)
+        with self._lock:
+            self._senders[key] = (time.monotonic() + self._cache_seconds, record)
+            self._senders.move_to_end(key)
+            while len(self._senders) > _MAX_CACHED_SENDERS:
+                self._senders.popitem(last=False)
+        return record
+
+    def signer(self) -> Signer:
+        """Return what signs our events now."""
+        return self._signer.get(lambda: signer_from_jwk(self._own_keys("sig")[0]))
+
+    def opener(self) -> Opener:
+        """Return what opens sealed content, by any of our keys that is still good."""
+        return self._opener.get(lambda: Opener(self._own_keys("enc")))
+
+    def _own_keys(self, use: Use) -> list[dict[str, Any]]:
+        with self._engine.connect() as connection:
+            return find_own_private_keys(connection, self._vault, use)
+
+
+def find_sender(connection: Connection, vault: Vault, kind: str, sender_id: str) -> SenderRecord | None:
+    """Read a sender and the keys that are active by the database's clock."""
+    known = (
+        "SELECT state = 'active' FROM shops WHERE shop_id = :id"
+        if kind == "shop"
+        else "SELECT true FROM banks WHERE bank_id = :id"
+    )
+    active = connection.execute(text(known), {"id": sender_id}).scalar_one_or_none()
+    if active is None:
+        return None
+    rows = connection.execute(
+        text("""
+            SELECT key_id, scheme, public_key, secret_encrypted, scopes FROM sender_keys
+            WHERE sender_kind = :kind AND sender_id = :id AND revoked_at IS NULL
+              AND not_before <= clock_timestamp()
+              AND (not_after IS NULL OR clock_timestamp() < not_after)
+            ORDER BY created_at DESC
+        """),
+        {"kind": kind, "id": sender_id},
+    )
+    keys = tuple(
+        VerifyingKey(
+            str(row.key_id),
+            Scheme(row.scheme),
+            frozenset(row.scopes),
+            bytes(row.public_key)
+            if row.public_key is not None
+            else vault.decrypt(bytes(row.secret_encrypted), _secret_context(row.key_id)),
+        )
+        for row in rows
+    )
+    return SenderRecord(bool(active), keys)
+
+
+def add_sender_key(
+    connection: Connection,
+    vault: Vault,
+    *,
+    kind: SenderKind,
+    sender_id: str,
+    scheme: Scheme,
+    material: bytes,
+    scopes: Sequence[str],
+) -> UUID:
+    """Register a key; an HMAC secret is stored encrypted. The same public key again is the same key."""
+    if scheme is Scheme.ED25519:
+        known = connection.execute(
+            text("""
+                SELECT key_id FROM sender_keys
+                WHERE sender_kind = :kind AND sender_id = :id AND public_key = :material
+                  AND scopes = CAST(:scopes AS text[]) AND revoked_at IS NULL
+            """),
+            {"kind": kind, "id": sender_id, "material": material, "scopes": sorted(scopes)},
+        ).scalar()
+        if known is not None:
+            return UUID(str(known))
+    key_id = new_id()
+    insert_rows(
+        connection,
+        sender_keys,
+        [
+            {
+                "key_id": key_id,
+                "sender_kind": kind,
+                "sender_id": sender_id,
+                "scheme": scheme.value,
+                "public_key": material if scheme is Scheme.ED25519 else None,
+                "secret_encrypted": None
+                if scheme is Scheme.ED25519
+                else vault.encrypt(material, _secret_context(key_id)),
+                "scopes": "{" + ",".join(sorted(scopes)) + "}",
+            }
+        ],
+    )
+    return key_id
+
+
+def list_sender_keys(connection: Connection, kind: SenderKind, sender_id: str) -> list[dict[str, Any]]:
+    """Return what may be shown of a sender's keys; never a secret."""
+    return [
+        dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's documented name
+        for row in connection.execute(
+            text("""
+                SELECT key_id, scheme, scopes, created_at, not_before, not_after, revoked_at,
+                       revoked_at IS NULL AND not_before <= clock_timestamp()
+                           AND (not_after IS NULL OR clock_timestamp() < not_after) AS active
+                FROM sender_keys WHERE sender_kind = :kind AND sender_id = :id ORDER BY created_at
+            """),
+            {"kind": kind, "id": sender_id},
+        )
+    ]
+
+
+def revoke_sender_key(connection: Connection, kind: SenderKind, sender_id: str, key_id: UUID) -> bool:
+    """Revoke a key from now on; False if the sender has no such key that is not revoked yet."""
+    return (
+        connection.execute(
+            text("""
+                UPDATE sender_keys SET revoked_at = clock_timestamp()
+                WHERE key_id = :key AND sender_kind = :kind AND sender_id = :id AND revoked_at IS NULL
+            """),
+            {"key": key_id, "kind": kind, "id": sender_id},
+        ).rowcount
+        == 1
+    )
+
+
+def find_own_private_keys(connection: Connection, vault: Vault, use: Use) -> list[dict[str, Any]]:
+    """Return our private keys of one use that are still good, newest first."""
+    return [
+        json.loads(vault.decrypt(bytes(row.private_encrypted), _own_context(row.kid)))
+        for row in connection.execute(
+            text("""
+                SELECT kid, private_encrypted FROM holdfast_keys
+                WHERE use = :use AND (not_after IS NULL OR clock_timestamp() < not_after)
+                ORDER BY created_at DESC
+            """),
+            {"use": use},
+        )
+    ]
+
+
+def find_own_public_keys(connection: Connection) -> dict[str, Any]:
+    """Return the JWK Set that shops verify our events with and seal their secrets to."""
+    rows = connection.execute(
+        text("""
+            SELECT public_jwk FROM holdfast_keys
+            WHERE not_after IS NULL OR clock_timestamp() < not_after ORDER BY use, created_at DESC
+        """)
+    )
+    return {"keys": [row.public_jwk for row in rows]}
+
+
+def ensure_own_keys(connection: Connection, vault: Vault) -> None:
+    """Make our first keys if there are none; the second of two callers finds those of the first."""
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _FIRST_KEYS_LOCK})
+    uses: tuple[Use, ...] = ("sig", "enc")
+    for use in uses:
+        if not find_own_private_keys(connection, vault, use):
+            add_own_key(connection, vault, generate_key_pair(use))
+
+
+def add_own_key(connection: Connection, vault: Vault, pair: KeyPair) -> None:
+    """Store a key pair of ours, the private part encrypted; the newest of its use is the current one."""
+    insert_rows(
+        connection,
+        holdfast_keys,
+        [
+            {
+                "kid": pair.kid,
+                "use": pair.use,
+                "public_jwk": json.dumps(pair.public_jwk),
+                "private_encrypted": vault.encrypt(
+                    json.dumps(pair.private_jwk).encode(), _own_context(pair.kid)
+                ),
+            }
+        ],
+    )
+
+
+def _secret_context(key_id: UUID) -> str:
+    return f"sender key {key_id}"
+
+
+def _own_context(kid: str) -> str:
+    return f"holdfast key {kid}"

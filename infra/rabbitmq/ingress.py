@@ -1,0 +1,230 @@
+"""
+The verification unit: from a raw delivery to authentic events, or to quarantine.
+
+Nothing here touches the database for a message before its signature is checked, but for the keys of
+a sender that it names, which are cached.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import structlog
+
+from infra.postgres.key_store import KeyStore, SenderRecord
+from infra.rabbitmq.messages import Delivery, Outgoing, PublishOutcome
+from infra.rabbitmq.publisher import Publisher
+from infra.rabbitmq.topology import QUARANTINE_QUEUE
+from infra.security.signatures import SignatureRefused, verify
+from schemas.envelope import Envelope, MalformedMessage, parse_message
+from schemas.event_data import EventData
+from schemas.inbound import INBOUND, InvalidData, hash_of_raw, validate_data
+from schemas.reasons import QuarantineReason
+
+log = structlog.get_logger(__name__)
+
+REASON_HEADER = "holdfast-reason"
+DETAIL_HEADER = "holdfast-detail"
+QUEUE_HEADER = "holdfast-queue"
+ROUTING_KEY_HEADER = "holdfast-routing-key"
+
+
+class QuarantineUnavailable(Exception):
+    """The broker did not take a message into quarantine, so it stays unacknowledged where it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class InboundEvent:
+    """
+    One authentic event.
+
+    `sender_id` is the shop or bank that signed it; `content_hash` tells same from other content.
+    """
+
+    sender_kind: str
+    sender_id: str
+    sender_active: bool
+    envelope: Envelope
+    data: EventData | InvalidData
+    content_hash: bytes
+
+    @property
+    def subject_id(self) -> str:
+        """The id that a reply names, where `data` itself is not valid."""
+        return (self.data.subject_id if isinstance(self.data, InvalidData) else None) or ""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.envelope.source, self.envelope.id
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    reason: QuarantineReason
+    detail: str
+
+
+class Ingress:
+    """
+    Judges deliveries as docs/message-flow.md says: authentic events out, the rest into quarantine.
+
+    `clock` tells a worker's own time; it is good enough for the signature's window of minutes and days,
+    and decides nothing else.
+    """
+
+    def __init__(
+        self,
+        keys: KeyStore,
+        publisher: Publisher,
+        *,
+        max_age_seconds: int,
+        max_ahead_seconds: int,
+        publish_timeout_seconds: float,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._keys = keys
+        self._publisher = publisher
+        self._max_age_seconds = max_age_seconds
+        self._max_ahead_seconds = max_ahead_seconds
+        self._publish_timeout_seconds = publish_timeout_seconds
+        self._clock = clock
+
+    def admit(self, deliveries: Sequence[Delivery]) -> list[InboundEvent]:
+        """
+        Return the authentic events of these deliveries, in order; put the rest into quarantine first.
+
+        Raises:
+            QuarantineUnavailable: the broker did not confirm; try the deliveries again.
+        """
+        now = self._clock()
+        admitted: list[InboundEvent] = []
+        refused: list[tuple[Delivery, _Refusal]] = []
+        for delivery in deliveries:
+            verdict = self._judge(delivery, now)
+            if isinstance(verdict, _Refusal):
+                refused.append((delivery, verdict))
+                continue
+            for event in verdict:
+                if isinstance(event.data, InvalidData) and not _can_be_answered(event):
+                    detail = f"event {event.envelope.id}: {event.data.detail}"
+                    refused.append((delivery, _Refusal(QuarantineReason.UNREADABLE_ID, detail)))
+                else:
+                    admitted.append(event)
+        self._quarantine(refused)
+        return admitted
+
+    def _judge(  # noqa: PLR0911 - one return for each thing that can be wrong
+        self, delivery: Delivery, now: datetime
+    ) -> list[InboundEvent] | _Refusal:
+        try:
+            envelopes = parse_message(delivery.body, delivery.content_type)
+        except MalformedMessage as error:
+            return _Refusal(error.reason, error.detail)
+        first = envelopes[0]
+        model = INBOUND.get(first.type)
+        if model is None:
+            return _Refusal(QuarantineReason.UNKNOWN_TYPE, f"type {first.type} is none that we know")
+        if delivery.routing_key != first.type:
+            detail = f"routing key is not the type {first.type}"
+            return _Refusal(QuarantineReason.ROUTING_KEY_MISMATCH, detail)
+        kind, sender_id = first.sender
+        if kind != ("bank" if model.SCOPE is None else "shop"):
+            return _Refusal(QuarantineReason.UNKNOWN_SENDER, f"{first.type} does not come from a {kind}")
+        sender = self._keys.sender(kind, sender_id)
+        if sender is None:
+            return _Refusal(QuarantineReason.UNKNOWN_SENDER, f"{kind} {sender_id} is not registered")
+        refusal = self._check_signature(delivery, envelopes, sender, model.SCOPE, now)
+        if refusal is not None:
+            return refusal
+        return [_event(kind, sender_id, sender, envelope) for envelope in envelopes]
+
+    def _check_signature(
+        self,
+        delivery: Delivery,
+        envelopes: Sequence[Envelope],
+        sender: SenderRecord,
+        scope: str | None,
+        now: datetime,
+    ) -> _Refusal | None:
+        try:
+            verified = verify(
+                body=delivery.body,
+                headers=delivery.headers,
+                keys=sender.keys,
+                now=now,
+                max_age_s=self._max_age_seconds,
+                max_ahead_s=self._max_ahead_seconds,
+                scope=scope,
+            )
+        except SignatureRefused as error:
+            return _Refusal(error.reason, error.detail)
+        if len(envelopes) == 1 and not _is_batch(delivery) and verified.webhook_id != envelopes[0].id:
+            return _Refusal(QuarantineReason.WEBHOOK_ID_MISMATCH, "webhook-id is not the event's id")
+        return None
+
+    def _quarantine(self, refused: Sequence[tuple[Delivery, _Refusal]]) -> None:
+        if not refused:
+            return
+        outcomes = self._publisher.publish(
+            [quarantine_message(delivery, refusal.reason, refusal.detail) for delivery, refusal in refused],
+            timeout_s=self._publish_timeout_seconds,
+        )
+        if any(outcome is not PublishOutcome.CONFIRMED for outcome in outcomes):
+            raise QuarantineUnavailable(
+                f"{sum(o is not PublishOutcome.CONFIRMED for o in outcomes)} of {len(outcomes)} messages"
+                " not confirmed into quarantine"
+            )
+        for delivery, refusal in refused:
+            log.warning(
+                "message_quarantined",
+                queue=delivery.queue_name,
+                reason=refusal.reason.value,
+                bytes=len(delivery.body),
+            )
+
+
+def quarantine_message(delivery: Delivery, reason: str, detail: str) -> Outgoing:
+    """Copy a message for quarantine: body and headers as they came, and why it is there."""
+    headers = {
+        name: value for name, value in delivery.headers.items() if not name.startswith(("x-", "holdfast-"))
+    }
+    return Outgoing(
+        exchange="",
+        routing_key=QUARANTINE_QUEUE,
+        body=delivery.body,
+        content_type=delivery.content_type or "",
+        type=delivery.type,
+        headers={
+            **headers,
+            REASON_HEADER: str(reason),
+            DETAIL_HEADER: detail,
+            QUEUE_HEADER: delivery.queue_name,
+            ROUTING_KEY_HEADER: delivery.routing_key,
+        },
+        message_id=delivery.message_id,
+    )
+
+
+def _can_be_answered(event: InboundEvent) -> bool:
+    data = event.data
+    return INBOUND[event.envelope.type].REJECTED is not None and not (
+        isinstance(data, InvalidData) and data.subject_id is None
+    )
+
+
+def _is_batch(delivery: Delivery) -> bool:
+    return (delivery.content_type or "").split(";", 1)[0].strip().lower().endswith("-batch+json")
+
+
+def _event(kind: str, sender_id: str, sender: SenderRecord, envelope: Envelope) -> InboundEvent:
+    data = validate_data(envelope.type, envelope.data)
+    return InboundEvent(
+        sender_kind=kind,
+        sender_id=sender_id,
+        sender_active=sender.active,
+        envelope=envelope,
+        data=data,
+        content_hash=hash_of_raw(envelope.type, envelope.data)
+        if isinstance(data, InvalidData)
+        else data.content_hash(),
+    )

@@ -1,0 +1,130 @@
+"""
+From outbox rows to confirmed messages.
+
+Used right after a commit by the process that committed, and by the relay for what was left over.
+Events are signed here, at the moment of publishing, so that a row that waited still has a fresh
+timestamp.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import structlog
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from infra.postgres.outbox import CommandRow, EventsRow, OutboxRow, mark_published, postpone
+from infra.rabbitmq.messages import Outgoing, PublishOutcome, command_message
+from infra.rabbitmq.publisher import Publisher
+from infra.rabbitmq.topology import EVENTS_EXCHANGE
+from infra.security.signatures import Signer
+from schemas.envelope import BATCH_CONTENT_TYPE, SINGLE_CONTENT_TYPE, encode_batch, encode_event
+
+log = structlog.get_logger(__name__)
+
+_POSTPONE_BASE_SECONDS = 0.5
+
+
+class OutboxPublisher:
+    """`signer` is asked at each use, so that a rotated key takes effect without a restart."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        publisher: Publisher,
+        signer: Callable[[], Signer],
+        *,
+        timeout_seconds: float,
+        day_seconds: int,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._engine = engine
+        self._publisher = publisher
+        self._signer = signer
+        self._timeout_seconds = timeout_seconds
+        self._day_seconds = day_seconds
+        self._clock = clock
+
+    def publish_committed(self, rows: Sequence[OutboxRow]) -> None:
+        """
+        Publish what this process has just committed.
+
+        Never raises: the rows are committed, and what does not get through here the relay publishes.
+        """
+        try:
+            self.publish(rows)
+        except Exception as error:  # noqa: BLE001 - see the docstring
+            log.warning("outbox_left_to_relay", rows=len(rows), error=type(error).__name__)
+
+    def publish(self, rows: Sequence[OutboxRow]) -> int:
+        """
+        Publish rows, wait for the broker's confirms and note them; return how many were confirmed.
+
+        Rows that were refused (a shop's full queue, say) wait a little longer each time.
+        """
+        if not rows:
+            return 0
+        now = self._clock()
+        outcomes = self._publisher.publish(
+            [self._compose(row, now) for row in rows], timeout_s=self._timeout_seconds
+        )
+        confirmed = [
+            row.outbox_id
+            for row, outcome in zip(rows, outcomes, strict=True)
+            if outcome is PublishOutcome.CONFIRMED
+        ]
+        refused = [
+            (row, outcome)
+            for row, outcome in zip(rows, outcomes, strict=True)
+            if outcome is not PublishOutcome.CONFIRMED
+        ]
+        for row, outcome in refused:
+            log.warning("outbox_row_not_published", outbox_id=row.outbox_id, outcome=outcome.value)
+        try:
+            with self._engine.begin() as connection:
+                mark_published(connection, confirmed)
+                if refused:
+                    postpone(
+                        connection,
+                        [row.outbox_id for row, _ in refused],
+                        base_seconds=_POSTPONE_BASE_SECONDS,
+                    )
+        except SQLAlchemyError as error:
+            # They are published; without the note they are published once more, which changes nothing.
+            log.warning("outbox_note_lost", rows=len(confirmed), error=type(error).__name__)
+        return len(confirmed)
+
+    def _compose(self, row: OutboxRow, now: datetime) -> Outgoing:
+        if isinstance(row, CommandRow):
+            return command_message(
+                row.queue,
+                row.command,
+                row.arguments.encode(),
+                delay_ms=row.delay_ms,
+                day_seconds=self._day_seconds,
+            )
+        return compose_events(row, self._signer(), now)
+
+
+def compose_events(row: EventsRow, signer: Signer, now: datetime) -> Outgoing:
+    """Build the signed message of one shop's events: one in structured form, several as a batch."""
+    if len(row.events) == 1:
+        event = row.events[0]
+        message_id, content_type = str(event.event_id), SINGLE_CONTENT_TYPE
+        body = encode_event(
+            event_id=message_id, type_=event.type, time=event.occurred_at, data_json=event.data
+        )
+    else:
+        message_id, content_type = str(uuid4()), BATCH_CONTENT_TYPE
+        body = encode_batch(
+            [(str(event.event_id), event.type, event.occurred_at, event.data) for event in row.events]
+        )
+    return Outgoing(
+        exchange=EVENTS_EXCHANGE,
+        routing_key=f"{row.shop_id}.{row.type}",
+        body=body,
+        content_type=content_type,
+        headers=signer.headers(message_id, body, now),
+        message_id=message_id,
+    )

@@ -1,0 +1,259 @@
+"""
+Standard Webhooks signatures over AMQP: `v1a` (Ed25519) and `v1` (HMAC-SHA256).
+
+The signed content is `{webhook-id}.{webhook-timestamp}.{raw body}`; see https://www.standardwebhooks.com/.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from functools import lru_cache
+from typing import Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from schemas.reasons import QuarantineReason
+
+ID_HEADER: Final = "webhook-id"
+TIMESTAMP_HEADER: Final = "webhook-timestamp"
+SIGNATURE_HEADER: Final = "webhook-signature"
+
+_SECRET_PREFIX = "whsec_"  # noqa: S105 - the standard's prefix, not a secret
+_MIN_SECRET_BYTES, _MAX_SECRET_BYTES = 24, 64  # Standard Webhooks, 'Symmetric keys'
+_ED25519_KEY_BYTES = 32
+_MAX_SIGNATURES = 10
+_MAX_HEADER_CHARACTERS = 4096
+_TIMESTAMP = re.compile(r"[0-9]{1,12}\Z")
+
+# The eight points of small order in every encoding, canonical or not: under such a 'key' one signature is
+# valid for any message. Listed in C. Cremers, D. Jackson, 'Prime, Order Please!' (2019), and libsodium.
+_SMALL_ORDER: Final = frozenset(
+    bytes.fromhex(encoded)
+    for encoded in (
+        "0000000000000000000000000000000000000000000000000000000000000000",
+        "0000000000000000000000000000000000000000000000000000000000000080",
+        "0100000000000000000000000000000000000000000000000000000000000000",
+        "0100000000000000000000000000000000000000000000000000000000000080",
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc85",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa",
+        "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+        "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+        "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+    )
+)
+_FIELD_PRIME = 2**255 - 19
+
+
+class InvalidKey(ValueError):
+    """Key material that can't be used; the sentence never repeats it."""
+
+
+class SignatureRefused(Exception):
+    """A message is not authentic; it goes to quarantine with this reason."""
+
+    def __init__(self, reason: QuarantineReason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
+class Scheme(StrEnum):
+    ED25519 = "v1a"
+    HMAC_SHA256 = "v1"
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyingKey:
+    """One key of a sender; `material` is the raw public key or the raw secret and is never shown."""
+
+    key_id: str
+    scheme: Scheme
+    scopes: frozenset[str]
+    material: bytes
+
+    def __repr__(self) -> str:
+        return f"VerifyingKey({self.key_id}, {self.scheme}, {sorted(self.scopes)})"
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedSignature:
+    key: VerifyingKey
+    webhook_id: str
+    timestamp: int
+
+
+def parse_ed25519_public(text: str) -> bytes:
+    """
+    Read a raw Ed25519 public key in standard base64.
+
+    Raises:
+        InvalidKey: no base64, not 32 bytes, not a canonical encoding, or a point of small order.
+    """
+    raw = _decode(text.strip())
+    if raw is None:
+        raise InvalidKey("the Ed25519 public key is not standard base64")
+    if len(raw) != _ED25519_KEY_BYTES:
+        raise InvalidKey(f"an Ed25519 public key has {_ED25519_KEY_BYTES} bytes, this has {len(raw)}")
+    if raw in _SMALL_ORDER:
+        raise InvalidKey("the Ed25519 public key is a point of small order, under which anything verifies")
+    if int.from_bytes(raw, "little") & ((1 << 255) - 1) >= _FIELD_PRIME:
+        raise InvalidKey("the Ed25519 public key is not in its canonical encoding")
+    return raw
+
+
+def parse_hmac_secret(text: str) -> bytes:
+    """
+    Read a secret of the form `whsec_<base64>`.
+
+    Raises:
+        InvalidKey: another form, no base64, or not 24 to 64 bytes.
+    """
+    text = text.strip()
+    if not text.startswith(_SECRET_PREFIX):
+        raise InvalidKey(f"an HMAC secret starts with {_SECRET_PREFIX}")
+    raw = _decode(text.removeprefix(_SECRET_PREFIX))
+    if raw is None:
+        raise InvalidKey(f"what follows {_SECRET_PREFIX} is not standard base64")
+    if not _MIN_SECRET_BYTES <= len(raw) <= _MAX_SECRET_BYTES:
+        raise InvalidKey(
+            f"an HMAC secret has {_MIN_SECRET_BYTES} to {_MAX_SECRET_BYTES} bytes, not {len(raw)}"
+        )
+    return raw
+
+
+def verify(
+    *,
+    body: bytes,
+    headers: Mapping[str, object],
+    keys: Sequence[VerifyingKey],
+    now: datetime,
+    max_age_s: int,
+    max_ahead_s: int,
+    scope: str | None,
+) -> VerifiedSignature:
+    """
+    Check a message's signatures; one valid one from a key that is good for `scope` is enough.
+
+    The signature is checked before the timestamp is judged, so 'stale' is only ever said of a message
+    that its sender really signed.
+
+    Raises:
+        SignatureRefused: with the reason for quarantine.
+    """
+    webhook_id = _text(headers, ID_HEADER)
+    timestamp = _text(headers, TIMESTAMP_HEADER)
+    if not _TIMESTAMP.match(timestamp):
+        raise SignatureRefused(QuarantineReason.BAD_SIGNATURE, f"{TIMESTAMP_HEADER} is not Unix seconds")
+    signatures = list(_signatures(_text(headers, SIGNATURE_HEADER)))
+    if not signatures:
+        raise SignatureRefused(QuarantineReason.BAD_SIGNATURE, f"{SIGNATURE_HEADER} holds no v1 or v1a")
+    signed = f"{webhook_id}.{timestamp}.".encode() + body
+    valid = [key for key in keys if any(_matches(key, scheme, raw, signed) for scheme, raw in signatures)]
+    if not valid:
+        raise SignatureRefused(QuarantineReason.BAD_SIGNATURE, "no signature of an active key fits")
+    age_s = now.timestamp() - int(timestamp)
+    if age_s > max_age_s or age_s < -max_ahead_s:
+        raise SignatureRefused(
+            QuarantineReason.STALE_TIMESTAMP,
+            f"{TIMESTAMP_HEADER} is {round(abs(age_s))} s {'old' if age_s > 0 else 'ahead'}",
+        )
+    for key in valid:
+        if scope is None or scope in key.scopes:
+            return VerifiedSignature(key, webhook_id, int(timestamp))
+    raise SignatureRefused(QuarantineReason.WRONG_SCOPE, f"the key lacks the scope {scope}")
+
+
+class Signer:
+    """Signs Holdfast's own events with its Ed25519 key."""
+
+    def __init__(self, kid: str, private_key: Ed25519PrivateKey) -> None:
+        self.kid = kid
+        self._private_key = private_key
+
+    def headers(self, message_id: str, body: bytes, now: datetime) -> dict[str, str]:
+        """Return the three headers for a message that is published now."""
+        return sign_v1a(self._private_key, message_id, int(now.timestamp()), body)
+
+
+def sign_v1a(private_key: Ed25519PrivateKey, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
+    """Sign with Ed25519; return the three headers."""
+    signature = private_key.sign(_signed_content(message_id, timestamp, body))
+    return _headers(message_id, timestamp, Scheme.ED25519, signature)
+
+
+def sign_v1(secret: bytes, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
+    """Sign with HMAC-SHA256; return the three headers."""
+    signature = hmac.digest(secret, _signed_content(message_id, timestamp, body), "sha256")
+    return _headers(message_id, timestamp, Scheme.HMAC_SHA256, signature)
+
+
+def _signed_content(message_id: str, timestamp: int, body: bytes) -> bytes:
+    return f"{message_id}.{timestamp}.".encode() + body
+
+
+def _headers(message_id: str, timestamp: int, scheme: Scheme, signature: bytes) -> dict[str, str]:
+    return {
+        ID_HEADER: message_id,
+        TIMESTAMP_HEADER: str(timestamp),
+        SIGNATURE_HEADER: f"{scheme},{base64.b64encode(signature).decode()}",
+    }
+
+
+def _text(headers: Mapping[str, object], name: str) -> str:
+    """Read a header of a stranger: AMQP lets it be anything."""
+    value = headers.get(name)
+    if isinstance(value, bytes | bytearray):
+        value = bytes(value).decode("latin-1")
+    elif isinstance(value, int) and not isinstance(value, bool):
+        # Many AMQP clients send a number as a number.
+        value = str(value)
+    if not isinstance(value, str) or not value:
+        raise SignatureRefused(QuarantineReason.BAD_SIGNATURE, f"{name} is missing or is no text")
+    if len(value) > _MAX_HEADER_CHARACTERS or not value.isascii() or not value.isprintable():
+        raise SignatureRefused(QuarantineReason.BAD_SIGNATURE, f"{name} is too long or not printable")
+    return value
+
+
+def _signatures(header: str) -> Iterator[tuple[Scheme, bytes]]:
+    """Yield the signatures of schemes that we know; others may stand beside them and are passed over."""
+    for part in header.split(" ")[:_MAX_SIGNATURES]:
+        name, separator, encoded = part.partition(",")
+        if separator and name in {Scheme.ED25519, Scheme.HMAC_SHA256}:
+            raw = _decode(encoded)
+            if raw is not None:
+                yield Scheme(name), raw
+
+
+def _matches(key: VerifyingKey, scheme: Scheme, signature: bytes, signed: bytes) -> bool:
+    if key.scheme is not scheme:
+        return False
+    if scheme is Scheme.HMAC_SHA256:
+        return hmac.compare_digest(hmac.digest(key.material, signed, hashlib.sha256), signature)
+    try:
+        _public_key(key.material).verify(signature, signed)
+    except InvalidSignature:
+        return False
+    return True
+
+
+@lru_cache(maxsize=1024)
+def _public_key(raw: bytes) -> Ed25519PublicKey:
+    return Ed25519PublicKey.from_public_bytes(raw)
+
+
+def _decode(text: str) -> bytes | None:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return None

@@ -1,0 +1,167 @@
+"""When money is held and when it is let go: pure rules, judged by a time that is given."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from uuid import UUID
+
+from ledger.ids import derive_id
+from ledger.money import fee_minor
+
+
+class HoldState(StrEnum):
+    HELD = "held"
+    FROZEN = "frozen"  # a dispute is open
+    RELEASED = "released"
+    REFUNDED = "refunded"  # all of it went back to the buyer
+
+
+class Funding(StrEnum):
+    """What a release needs: the bank's word, or the shop's alone."""
+
+    CONFIRMED = "confirmed"
+    ANNOUNCED = "announced"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One seller's share of a payment; minor units."""
+
+    seller_id: str
+    amount_minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """A received payment as the escrow worker reads it, with its shop's terms of this moment."""
+
+    payment_id: UUID
+    shop_id: str
+    order_id: str
+    event_id: str
+    currency: str
+    protection_days: int
+    parts: tuple[Part, ...]
+    funded: bool
+    fee_bps: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewHold:
+    """A hold to be booked; it keeps the terms of this moment whatever the shop agrees later."""
+
+    hold_id: UUID
+    payment_id: UUID
+    shop_id: str
+    order_id: str
+    seller_id: str
+    amount_minor: int
+    fee_bps: int
+    currency: str
+    protection_days: int
+    day_seconds: int
+    held_at: datetime
+    release_at: datetime
+
+
+def hold_id_of(payment_id: UUID, seller_id: str) -> UUID:
+    return derive_id(f"hold:{seller_id}", payment_id)
+
+
+def decide_holds(payment: Payment, *, now: datetime, day_seconds: int) -> list[NewHold]:
+    """
+    One hold for each seller of the payment.
+
+    The period is whole days of a stored length from now; seconds, not calendar days, so that no time
+    zone can shorten it.
+    """
+    release_at = now + timedelta(seconds=payment.protection_days * day_seconds)
+    return [
+        NewHold(
+            hold_id=hold_id_of(payment.payment_id, part.seller_id),
+            payment_id=payment.payment_id,
+            shop_id=payment.shop_id,
+            order_id=payment.order_id,
+            seller_id=part.seller_id,
+            amount_minor=part.amount_minor,
+            fee_bps=payment.fee_bps,
+            currency=payment.currency,
+            protection_days=payment.protection_days,
+            day_seconds=day_seconds,
+            held_at=now,
+            release_at=release_at,
+        )
+        for part in payment.parts
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A hold as it stands, locked; `remaining_minor` is what was not refunded."""
+
+    hold_id: UUID
+    shop_id: str
+    order_id: str
+    seller_id: str
+    currency: str
+    state: HoldState
+    remaining_minor: int
+    fee_bps: int
+    release_at: datetime
+    funding: Funding
+    funded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    hold: Hold
+    fee_minor: int
+
+    @property
+    def seller_minor(self) -> int:
+        return self.hold.remaining_minor - self.fee_minor
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """The alarm came early: sleep on for the remainder."""
+
+    hold_id: UUID
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitCredit:
+    """Due, but the bank has not confirmed the payment; its credit will call again."""
+
+    hold_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveAlone:
+    """Released before, frozen or refunded: nothing to do."""
+
+    hold_id: UUID
+
+
+ReleaseDecision = Release | Wait | AwaitCredit | LeaveAlone
+
+
+def decide_release(hold: Hold, *, now: datetime) -> ReleaseDecision:
+    """Judge an alarm. Early by any amount is early; a duplicate finds nothing left to do."""
+    if hold.state is not HoldState.HELD:
+        return LeaveAlone(hold.hold_id)
+    if now < hold.release_at:
+        return Wait(hold.hold_id, until=hold.release_at)
+    if hold.funding is Funding.CONFIRMED and not hold.funded:
+        return AwaitCredit(hold.hold_id)
+    return Release(hold, fee_minor(hold.remaining_minor, hold.fee_bps))
+
+
+def group_by_period(holds: Sequence[NewHold]) -> dict[int, list[UUID]]:
+    """Collect hold ids by protection days: one alarm message for each period."""
+    periods: dict[int, list[UUID]] = {}
+    for hold in holds:
+        periods.setdefault(hold.protection_days, []).append(hold.hold_id)
+    return periods

@@ -1,0 +1,162 @@
+"""The escrow worker's steps: hold what was received, release what is due."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import assert_never
+from uuid import UUID
+
+import structlog
+
+from infra.observability.metrics import HOLDS_AWAITING_CREDIT, RELEASE_LAG_SECONDS
+from infra.postgres.step import Step, Steps, milliseconds_until
+from ledger.ids import derive_id, key_id
+from ledger.postings import Posting, PostingKind
+from schemas.commands import HoldFunds, ReleaseHold
+from schemas.outgoing import HeldPart, HoldReleased, OrderHeld
+from workers.escrow import store
+from workers.escrow.decisions import (
+    AwaitCredit,
+    LeaveAlone,
+    NewHold,
+    Payment,
+    Release,
+    Wait,
+    decide_holds,
+    decide_release,
+    group_by_period,
+)
+
+log = structlog.get_logger(__name__)
+
+RELEASE_QUEUE = "escrow.release"
+
+
+def hold_funds(steps: Steps, commands: Sequence[HoldFunds], *, day_seconds: int) -> None:
+    """Hold received payments for their protection period and set the alarm for its end."""
+    payment_ids = sorted({payment_id for command in commands for payment_id in command.payment_ids})
+    with steps.begin() as step:
+        payments = store.find_payments(step.connection, payment_ids)
+        plans = {
+            payment.payment_id: (payment, decide_holds(payment, now=step.now, day_seconds=day_seconds))
+            for payment in payments
+        }
+        written = store.insert_holds(step.connection, [hold for _, holds in plans.values() for hold in holds])
+        booked = [
+            (payment, holds) for payment, holds in plans.values() if holds and holds[0].hold_id in written
+        ]
+        for payment, holds in booked:
+            _book_holds(step, payment, holds)
+        all_booked = [hold for _, holds in booked for hold in holds]
+        for days, hold_ids in group_by_period(all_booked).items():
+            step.command_for_each(
+                RELEASE_QUEUE,
+                hold_ids,
+                lambda ids: ReleaseHold(hold_ids=ids),
+                delay_ms=days * day_seconds * 1000,
+            )
+    if booked:
+        log.info("funds_held", orders=len(booked), holds=len(all_booked))
+
+
+def release_hold(steps: Steps, commands: Sequence[ReleaseHold]) -> None:
+    """Make due holds withdrawable; an early alarm sleeps on, a late or second one changes nothing."""
+    hold_ids = sorted({hold_id for command in commands for hold_id in command.hold_ids})
+    with steps.begin() as step:
+        releases: list[Release] = []
+        early: dict[UUID, datetime] = {}
+        unfunded: list[UUID] = []
+        for hold in store.lock_holds(step.connection, hold_ids):
+            decision = decide_release(hold, now=step.now)
+            match decision:
+                case Release():
+                    releases.append(decision)
+                case Wait(hold_id, until):
+                    early[hold_id] = until
+                case AwaitCredit(hold_id):
+                    unfunded.append(hold_id)
+                case LeaveAlone():
+                    pass
+                case _:
+                    assert_never(decision)
+        _release(step, releases)
+        if early:
+            _sleep_on(step, early)
+    for release in releases:
+        RELEASE_LAG_SECONDS.observe((step.now - release.hold.release_at).total_seconds())
+    if unfunded:
+        HOLDS_AWAITING_CREDIT.inc(len(unfunded))
+        log.warning("holds_await_credit", count=len(unfunded), first_hold_id=str(unfunded[0]))
+    if releases:
+        log.info("holds_released", count=len(releases))
+
+
+def _book_holds(step: Step, payment: Payment, holds: Sequence[NewHold]) -> None:
+    step.post(
+        Posting(
+            PostingKind.HELD, hold.hold_id, hold.shop_id, hold.seller_id, hold.currency, hold.amount_minor
+        )
+        for hold in holds
+    )
+    step.emit(
+        # The id that a repeat of the order looks for; see workers/payment/handlers.py, order_answer_id.
+        key_id("order_answer", payment.shop_id, payment.order_id),
+        payment.shop_id,
+        OrderHeld(
+            order_id=payment.order_id,
+            event_id=payment.event_id,
+            protection_days=payment.protection_days,
+            release_at=holds[0].release_at,
+            funded=payment.funded,
+            holds=tuple(
+                HeldPart(
+                    hold_id=str(hold.hold_id),
+                    seller_id=hold.seller_id,
+                    amount=hold.amount_minor,
+                    currency=hold.currency,
+                )
+                for hold in holds
+            ),
+        ),
+    )
+
+
+def _release(step: Step, releases: Sequence[Release]) -> None:
+    if not releases:
+        return
+    store.mark_released(step.connection, releases, now=step.now)
+    for release in releases:
+        hold = release.hold
+        parts = {PostingKind.RELEASED: release.seller_minor, PostingKind.FEE_TAKEN: release.fee_minor}
+        step.post(
+            Posting(kind, hold.hold_id, hold.shop_id, hold.seller_id, hold.currency, amount)
+            for kind, amount in parts.items()
+            if amount
+        )
+        step.emit(
+            derive_id("hold_released", hold.hold_id),
+            hold.shop_id,
+            HoldReleased(
+                hold_id=str(hold.hold_id),
+                order_id=hold.order_id,
+                seller_id=hold.seller_id,
+                amount=release.seller_minor,
+                fee=release.fee_minor,
+                currency=hold.currency,
+                released_at=step.now,
+            ),
+        )
+
+
+def _sleep_on(step: Step, early: dict[UUID, datetime]) -> None:
+    """Arm the alarm again for the remainder, one message for all that are due at the same moment."""
+    by_moment: dict[datetime, list[UUID]] = {}
+    for hold_id, until in early.items():
+        by_moment.setdefault(until, []).append(hold_id)
+    for until, hold_ids in by_moment.items():
+        step.command_for_each(
+            RELEASE_QUEUE,
+            hold_ids,
+            lambda ids: ReleaseHold(hold_ids=ids),
+            delay_ms=milliseconds_until(until, step.now),
+        )
+    store.mark_rearmed(step.connection, list(early), now=step.now)

@@ -1,0 +1,117 @@
+"""The escrow worker's SQL: holds. Every statement takes the whole batch."""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from infra.postgres.bulk import insert_rows
+from infra.postgres.tables import holds
+from workers.escrow.decisions import Funding, Hold, HoldState, NewHold, Part, Payment, Release
+
+
+def find_payments(connection: Connection, payment_ids: Sequence[UUID]) -> list[Payment]:
+    """Read received payments with their shop's terms; ids that are unknown or rejected are left out."""
+    return [
+        Payment(
+            payment_id=row.payment_id,
+            shop_id=row.shop_id,
+            order_id=row.order_id,
+            event_id=row.event_id,
+            currency=row.currency,
+            protection_days=row.protection_days,
+            parts=tuple(Part(part["seller_id"], part["amount"]) for part in _as_list(row.splits)),
+            funded=row.funded_at is not None,
+            fee_bps=row.fee_bps,
+        )
+        for row in connection.execute(
+            text("""
+                SELECT payment_id, p.shop_id, order_id, event_id, currency, p.protection_days, splits,
+                       funded_at, fee_bps
+                FROM payments AS p JOIN shops AS s ON s.shop_id = p.shop_id
+                WHERE payment_id = ANY(CAST(:ids AS uuid[])) AND p.state = 'received'
+                ORDER BY payment_id
+            """),
+            {"ids": list(payment_ids)},
+        )
+    ]
+
+
+def insert_holds(connection: Connection, rows: Sequence[NewHold]) -> set[UUID]:
+    """Insert holds that are not booked yet; return the ids written. A repeat writes nothing."""
+    ordered = sorted(rows, key=lambda row: row.hold_id)
+    written = insert_rows(
+        connection,
+        holds,
+        [{name: getattr(row, name) for name in row.__slots__} for row in ordered],
+        skip_existing=True,
+        returning=("hold_id",),
+    )
+    return {row.hold_id for row in written}
+
+
+def lock_holds(connection: Connection, hold_ids: Sequence[UUID]) -> list[Hold]:
+    """Lock holds in id order until the transaction ends, and read what a release depends on."""
+    connection.execute(
+        text("SELECT 1 FROM holds WHERE hold_id = ANY(CAST(:ids AS uuid[])) ORDER BY hold_id FOR UPDATE"),
+        {"ids": list(hold_ids)},
+    )
+    # A statement of its own: it sees what was committed while we waited for the locks.
+    return [
+        Hold(
+            hold_id=row.hold_id,
+            shop_id=row.shop_id,
+            order_id=row.order_id,
+            seller_id=row.seller_id,
+            currency=row.currency,
+            state=HoldState(row.state),
+            remaining_minor=row.amount_minor - row.refunded_minor,
+            fee_bps=row.fee_bps,
+            release_at=row.release_at,
+            funding=Funding(row.funding),
+            funded=row.funded_at is not None,
+        )
+        for row in connection.execute(
+            text("""
+                SELECT h.hold_id, h.shop_id, h.order_id, h.seller_id, h.currency, h.state, h.amount_minor,
+                       h.refunded_minor, h.fee_bps, h.release_at, s.funding, p.funded_at
+                FROM holds AS h
+                JOIN payments AS p ON p.payment_id = h.payment_id
+                JOIN shops AS s ON s.shop_id = h.shop_id
+                WHERE h.hold_id = ANY(CAST(:ids AS uuid[]))
+                ORDER BY h.hold_id
+            """),
+            {"ids": list(hold_ids)},
+        )
+    ]
+
+
+def mark_released(connection: Connection, releases: Sequence[Release], *, now: datetime) -> None:
+    """Close locked holds. The table's own constraint refuses a time before `release_at`."""
+    connection.execute(
+        text("""
+            UPDATE holds SET state = 'released', released_at = :now, fee_minor = given.fee_minor
+            FROM unnest(CAST(:ids AS uuid[]), CAST(:fees AS bigint[])) AS given(hold_id, fee_minor)
+            WHERE holds.hold_id = given.hold_id AND holds.state = 'held'
+        """),
+        {
+            "ids": [release.hold.hold_id for release in releases],
+            "fees": [release.fee_minor for release in releases],
+            "now": now,
+        },
+    )
+
+
+def mark_rearmed(connection: Connection, hold_ids: Sequence[UUID], *, now: datetime) -> None:
+    """Note that an alarm is on its way again, so that the sweep leaves these alone for a while."""
+    connection.execute(
+        text("UPDATE holds SET rearmed_at = :now WHERE hold_id = ANY(CAST(:ids AS uuid[]))"),
+        {"ids": list(hold_ids), "now": now},
+    )
+
+
+def _as_list(value: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return json.loads(value) if isinstance(value, str) else value

@@ -1,0 +1,101 @@
+"""What every inbound event goes through before its own rules: seen before? valid at all?"""
+
+from collections.abc import Callable, Sequence
+from uuid import UUID
+
+from infra.postgres.inbox import Arrival, Seen, Sighting, change_answers, register_arrivals
+from infra.postgres.recorded_messages import record_refused_event
+from infra.postgres.step import Step
+from infra.rabbitmq.ingress import InboundEvent
+from ledger.ids import key_id
+from schemas.inbound import InvalidData
+from schemas.outgoing import OutgoingData
+from schemas.reasons import Reason
+
+# Builds the reply that refuses an event; None where the sender gets no reply (banks).
+Rejection = Callable[[InboundEvent, Reason, str], OutgoingData | None]
+
+OTHER_CONTENT = "the same id came before with other content"
+
+
+def take_in(
+    step: Step,
+    events: Sequence[InboundEvent],
+    *,
+    answer_id: Callable[[InboundEvent], UUID | None],
+    rejection: Rejection,
+) -> list[InboundEvent]:
+    """
+    Record events in the inbox and return those that are new and valid; answer the others.
+
+    A repeat gets the first answer again under its first id; other content under a known id and data
+    that breaks the schema are refused. No `(source, id)` may stand twice in one call.
+    """
+    arrivals = [_arrival(event, answer_id) for event in events]
+    fresh: list[InboundEvent] = []
+    for event, seen in zip(events, register_arrivals(step.connection, arrivals, now=step.now), strict=True):
+        if seen.sighting is Sighting.SAME_AGAIN:
+            step.emit_again([seen.answer_id])
+        elif seen.sighting is Sighting.OTHER_CONTENT:
+            refuse(
+                step,
+                event,
+                conflict_id(event),
+                Reason.CONFLICTING_DUPLICATE,
+                OTHER_CONTENT,
+                rejection=rejection,
+            )
+        elif isinstance(event.data, InvalidData):
+            _refuse_invalid(step, event, seen, rejection)
+        else:
+            fresh.append(event)
+    return fresh
+
+
+def refuse(
+    step: Step,
+    event: InboundEvent,
+    event_id: UUID,
+    reason: Reason,
+    detail: str,
+    *,
+    rejection: Rejection,
+) -> None:
+    """Tell the sender why not; where there is no reply, keep the event for the operator."""
+    answer = rejection(event, reason, detail)
+    if answer is None:
+        record_refused_event(step.connection, event.envelope, reason=reason, detail=detail, now=step.now)
+    else:
+        step.emit(event_id, event.sender_id, answer)
+
+
+def refuse_conflicts(step: Step, events: Sequence[InboundEvent], rejection: Rejection) -> None:
+    """Refuse events whose business key is known with other content; repeats get this refusal again."""
+    for event in events:
+        refuse(
+            step, event, conflict_id(event), Reason.CONFLICTING_DUPLICATE, OTHER_CONTENT, rejection=rejection
+        )
+    change_answers(step.connection, {event.key: conflict_id(event) for event in events})
+
+
+def conflict_id(event: InboundEvent) -> UUID:
+    """Derive the refusal's id from what was refused, so the same conflict has one refusal."""
+    envelope = event.envelope
+    return key_id("conflict", envelope.source, envelope.id, envelope.type, event.content_hash.hex())
+
+
+def _refuse_invalid(step: Step, event: InboundEvent, seen: Seen, rejection: Rejection) -> None:
+    data = event.data
+    if isinstance(data, InvalidData) and seen.answer_id is not None:
+        reason = Reason.INVALID_DATA if event.sender_active else Reason.SHOP_SUSPENDED
+        refuse(step, event, seen.answer_id, reason, data.detail, rejection=rejection)
+
+
+def _arrival(event: InboundEvent, answer_id: Callable[[InboundEvent], UUID | None]) -> Arrival:
+    envelope = event.envelope
+    answer = (
+        key_id("invalid", envelope.source, envelope.id, event.content_hash.hex())
+        if isinstance(event.data, InvalidData)
+        else answer_id(event)
+    )
+    return Arrival(envelope.source, envelope.id, envelope.type, event.content_hash, answer)

@@ -1,0 +1,88 @@
+"""What becomes of a payment and of a bank's credit: pure rules."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from schemas.reasons import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The payment is booked and will be held for this many days."""
+
+    protection_days: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    reason: Reason
+    detail: str
+
+
+def decide_payment(
+    *, shop_active: bool, shop_protection_days: int, asked_protection_days: int | None
+) -> Accepted | Refused:
+    """Judge a new order that is valid in itself; the order's own period wins over the shop's."""
+    if not shop_active:
+        return Refused(Reason.SHOP_SUSPENDED, "the shop is suspended")
+    return Accepted(asked_protection_days or shop_protection_days)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCredit:
+    """Money at the bank that no payment has claimed; minor units."""
+
+    credit_id: UUID
+    bank_reference: str
+    amount_minor: int
+    currency: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnfundedPayment:
+    payment_id: UUID
+    shop_id: str
+    order_id: str
+    bank_reference: str
+    amount_minor: int
+    currency: str
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    credit: OpenCredit
+    payment: UnfundedPayment
+
+
+def decide_matches(credits_: Iterable[OpenCredit], payments: Iterable[UnfundedPayment]) -> list[Match]:
+    """
+    Pair credits with the payments they confirm: same reference, amount and currency.
+
+    A reference is unique within a shop only. Where payments of several shops wait for the same one, a
+    credit is nobody's until there are credits for all of them: a guess could release money that a
+    buyer of another shop has paid.
+    """
+    waiting: dict[tuple[str, int, str], list[UnfundedPayment]] = defaultdict(list)
+    for payment in payments:
+        waiting[payment.bank_reference, payment.amount_minor, payment.currency].append(payment)
+    arrived: dict[tuple[str, int, str], list[OpenCredit]] = defaultdict(list)
+    for credit in credits_:
+        arrived[credit.bank_reference, credit.amount_minor, credit.currency].append(credit)
+    matches: list[Match] = []
+    for key, credits_of_key in arrived.items():
+        payments_of_key = waiting.get(key, [])
+        if payments_of_key and len(credits_of_key) >= len(payments_of_key):
+            matches += _pair(credits_of_key, payments_of_key)
+    return matches
+
+
+def _pair(credits_: Sequence[OpenCredit], payments: Sequence[UnfundedPayment]) -> list[Match]:
+    in_order = sorted(credits_, key=lambda credit: credit.credit_id)
+    return [
+        Match(credit, payment)
+        for credit, payment in zip(
+            in_order, sorted(payments, key=lambda payment: payment.payment_id), strict=False
+        )
+    ]

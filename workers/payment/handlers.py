@@ -1,0 +1,357 @@
+"""The payment worker's steps: book what shops announce, confirm it by what banks report."""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import assert_never
+from uuid import UUID
+
+import structlog
+
+from infra.postgres.step import Step, Steps, milliseconds_until
+from infra.rabbitmq.ingress import InboundEvent
+from ledger.accounts import HOUSE, NO_SELLER
+from ledger.ids import derive_id, key_id, new_id
+from ledger.postings import Posting, PostingKind
+from schemas.bank_credited import BankCredited
+from schemas.commands import HoldFunds, MatchCredits, ReleaseHold
+from schemas.order_paid import OrderPaid
+from schemas.outgoing import OrderFunded, OrderRejected
+from schemas.reasons import Reason
+from workers.intake import conflict_id, refuse, refuse_conflicts, take_in
+from workers.payment import store
+from workers.payment.decisions import Accepted, Match, Refused, decide_matches, decide_payment
+from workers.rounds import in_rounds
+
+log = structlog.get_logger(__name__)
+
+HOLD_QUEUE = "escrow.hold"
+RELEASE_QUEUE = "escrow.release"
+MATCH_QUEUE = "payment.match"
+
+# A payment and its credit may commit at the same moment without seeing each other; this much later
+# both are visible, and matching is tried once more. The sweep does the same for anything older.
+_MATCH_AGAIN_MS = 1000
+# A credit whose commit races with the alarm wakes the hold itself: holds due within this time of it.
+_WAKE_WINDOW = timedelta(seconds=60)
+
+
+class LostRace(Exception):
+    """Another transaction took the same key between two statements; the batch is tried again."""
+
+
+def order_answer_id(shop_id: str, order_id: str) -> UUID:
+    """Return the id of the one event that answers an order: held or rejected."""
+    return key_id("order_answer", shop_id, order_id)
+
+
+def receive_orders(steps: Steps, events: Sequence[InboundEvent]) -> None:
+    """Book `order.paid` events: accepted ones go on to be held, repeats and refusals are answered."""
+    with steps.begin() as step:
+        for round_ in in_rounds(events, _order_keys):
+            _receive_round(step, round_)
+
+
+def receive_bank_events(steps: Steps, events: Sequence[InboundEvent]) -> None:
+    """Book `bank.credited` events: confirm payments, keep in suspense what explains itself by none."""
+    with steps.begin() as step:
+        for round_ in in_rounds(events, _credit_keys):
+            _receive_credits(step, round_)
+
+
+def match_credits(steps: Steps, commands: Sequence[MatchCredits]) -> None:
+    """Try again to find the payments of credits in suspense."""
+    with steps.begin() as step:
+        credit_ids = [credit_id for command in commands for credit_id in command.credit_ids]
+        references = store.find_references(step.connection, credit_ids)
+        _match(step, references, arrived_now=frozenset())
+
+
+def _order_keys(event: InboundEvent) -> tuple[object, ...]:
+    if isinstance(event.data, OrderPaid):
+        return event.key, (event.sender_id, event.data.order_id)
+    return (event.key,)
+
+
+def _order_rejection(event: InboundEvent, reason: Reason, detail: str) -> OrderRejected:
+    order_id = event.data.order_id if isinstance(event.data, OrderPaid) else event.subject_id
+    return OrderRejected(order_id=order_id, event_id=event.envelope.id, reason=reason, detail=detail)
+
+
+def _answer_of_order(event: InboundEvent) -> UUID:
+    return order_answer_id(event.sender_id, _order(event).order_id)
+
+
+def _order(event: InboundEvent) -> OrderPaid:
+    if not isinstance(event.data, OrderPaid):
+        raise TypeError(f"{event.envelope.type} is no order.paid")
+    return event.data
+
+
+def _receive_round(step: Step, events: Sequence[InboundEvent]) -> None:
+    fresh = take_in(step, events, answer_id=_answer_of_order, rejection=_order_rejection)
+    if not fresh:
+        return
+    shops = store.find_shop_terms(step.connection, (event.sender_id for event in fresh))
+    rows = {
+        row.payment_id: (event, row)
+        for event in fresh
+        for row in [_judge_order(event, shops[event.sender_id], step.now)]
+    }
+    written = store.insert_payments(step.connection, [row for _, row in rows.values()])
+    left_out = [pair for payment_id, pair in rows.items() if payment_id not in written]
+    refused_rows = _settle_left_out(step, left_out) if left_out else []
+    booked = [row for payment_id, (_, row) in rows.items() if payment_id in written]
+    for row in [*booked, *refused_rows]:
+        if row.reason is not None:
+            _reject_order(step, row)
+    _follow_up(step, [row for row in booked if row.reason is None])
+
+
+def _judge_order(event: InboundEvent, shop: store.ShopTerms, now: datetime) -> store.NewPayment:
+    order = _order(event)
+    decision = decide_payment(
+        shop_active=shop.active,
+        shop_protection_days=shop.protection_days,
+        asked_protection_days=order.protection_days,
+    )
+    reason: Reason | None = None
+    match decision:
+        case Accepted(protection_days):
+            pass
+        case Refused(reason=reason):
+            protection_days = order.protection_days or shop.protection_days
+        case _:
+            assert_never(decision)
+    return store.NewPayment(
+        payment_id=new_id(),
+        shop_id=event.sender_id,
+        order_id=order.order_id,
+        event_id=event.envelope.id,
+        content_hash=event.content_hash,
+        state="received" if reason is None else "rejected",
+        reason=reason,
+        buyer_id=order.buyer_id,
+        amount_minor=order.amount,
+        currency=order.currency,
+        bank_reference=order.bank_reference,
+        splits=json.dumps([{"seller_id": s.seller_id, "amount": s.amount} for s in order.splits]),
+        protection_days=protection_days,
+        paid_at=order.paid_at,
+        received_at=now,
+    )
+
+
+def _settle_left_out(
+    step: Step, left_out: Sequence[tuple[InboundEvent, store.NewPayment]]
+) -> list[store.NewPayment]:
+    """Answer orders that met a unique key; return those refused for their bank reference, now booked so."""
+    known = store.find_contents(step.connection, ((row.shop_id, row.order_id) for _, row in left_out))
+    conflicts: list[InboundEvent] = []
+    reference_taken: list[store.NewPayment] = []
+    for event, row in left_out:
+        content = known.get((row.shop_id, row.order_id))
+        if content is None:
+            reference_taken.append(_rejected(row, Reason.INVALID_DATA))
+        elif content == row.content_hash:
+            step.emit_again([order_answer_id(row.shop_id, row.order_id)])
+        else:
+            conflicts.append(event)
+    refuse_conflicts(step, conflicts, _order_rejection)
+    if len(store.insert_payments(step.connection, reference_taken)) != len(reference_taken):
+        raise LostRace("an order was booked by another worker at this moment")
+    return reference_taken
+
+
+def _rejected(row: store.NewPayment, reason: Reason) -> store.NewPayment:
+    values = {name: getattr(row, name) for name in row.__slots__}
+    return store.NewPayment(**{**values, "state": "rejected", "reason": reason})
+
+
+def _reject_order(step: Step, row: store.NewPayment) -> None:
+    details = {
+        Reason.SHOP_SUSPENDED: "the shop is suspended",
+        Reason.INVALID_DATA: "bank_reference: another order of the shop has it",
+    }
+    reason = Reason(row.reason or "")
+    step.emit(
+        order_answer_id(row.shop_id, row.order_id),
+        row.shop_id,
+        OrderRejected(order_id=row.order_id, event_id=row.event_id, reason=reason, detail=details[reason]),
+    )
+
+
+def _follow_up(step: Step, booked: Sequence[store.NewPayment]) -> None:
+    if not booked:
+        return
+    step.post(
+        Posting(
+            PostingKind.PAYMENT_RECEIVED,
+            row.payment_id,
+            row.shop_id,
+            NO_SELLER,
+            row.currency,
+            row.amount_minor,
+        )
+        for row in booked
+    )
+    step.command_for_each(
+        HOLD_QUEUE, [row.payment_id for row in booked], lambda ids: HoldFunds(payment_ids=ids)
+    )
+    # The bank may have been faster than the shop.
+    _match(step, {row.bank_reference for row in booked}, arrived_now=frozenset())
+
+
+def _credit_keys(event: InboundEvent) -> tuple[object, ...]:
+    credit = _credit(event)
+    return event.key, (event.sender_id, credit.statement_line)
+
+
+def _credit(event: InboundEvent) -> BankCredited:
+    if not isinstance(event.data, BankCredited):
+        raise TypeError(f"{event.envelope.type} is no bank.credited")
+    return event.data
+
+
+def _no_answer(_event: InboundEvent) -> None:
+    return None
+
+
+def _no_reply(_event: InboundEvent, _reason: Reason, _detail: str) -> None:
+    return None
+
+
+def _receive_credits(step: Step, events: Sequence[InboundEvent]) -> None:
+    fresh = take_in(step, events, answer_id=_no_answer, rejection=_no_reply)
+    rows = {row.credit_id: (event, row) for event in fresh for row in [_credit_row(event, step.now)]}
+    written = store.insert_credits(step.connection, [row for _, row in rows.values()])
+    left_out = [pair for credit_id, pair in rows.items() if credit_id not in written]
+    if left_out:
+        known = store.find_credit_contents(
+            step.connection, ((row.bank_id, row.statement_line) for _, row in left_out)
+        )
+        for event, row in left_out:
+            if known[row.bank_id, row.statement_line] != row.content_hash:
+                detail = "the statement line came before with other content"
+                refuse(
+                    step, event, conflict_id(event), Reason.CONFLICTING_DUPLICATE, detail, rejection=_no_reply
+                )
+    arrived = [row for credit_id, (_, row) in rows.items() if credit_id in written]
+    if not arrived:
+        return
+    matched = _match(step, {row.bank_reference for row in arrived}, arrived_now=frozenset(written))
+    suspended = [row for row in arrived if row.credit_id not in matched]
+    step.post(
+        Posting(PostingKind.CREDIT_SUSPENDED, row.credit_id, HOUSE, NO_SELLER, row.currency, row.amount_minor)
+        for row in suspended
+    )
+    step.command_for_each(
+        MATCH_QUEUE,
+        [row.credit_id for row in suspended],
+        lambda ids: MatchCredits(credit_ids=ids),
+        delay_ms=_MATCH_AGAIN_MS,
+    )
+
+
+def _credit_row(event: InboundEvent, now: datetime) -> store.NewCredit:
+    credit = _credit(event)
+    return store.NewCredit(
+        credit_id=new_id(),
+        bank_id=event.sender_id,
+        statement_line=credit.statement_line,
+        content_hash=event.content_hash,
+        bank_reference=credit.bank_reference,
+        amount_minor=credit.amount,
+        currency=credit.currency,
+        booked_at=credit.booked_at,
+        received_at=now,
+    )
+
+
+def _match(step: Step, references: set[str], *, arrived_now: frozenset[UUID]) -> set[UUID]:
+    """
+    Confirm payments by credits of these references; return the credits that found their payment.
+
+    Credits that did not arrive in this same transaction lie in suspense and are claimed from there.
+    Locks credits before payments, each in id order, so that two matchers cannot deadlock.
+    """
+    open_credits = store.lock_open_credits(step.connection, references)
+    if not open_credits:
+        return set()
+    with_credit = {credit.bank_reference for credit in open_credits}
+    payments = store.lock_unfunded_payments(step.connection, with_credit)
+    matches = decide_matches(open_credits, payments)
+    if not matches:
+        return set()
+    store.mark_matched(
+        step.connection, [(m.credit.credit_id, m.payment.payment_id) for m in matches], now=step.now
+    )
+    booking_times = store.find_booking_times(step.connection, [m.credit.credit_id for m in matches])
+    for match in matches:
+        _confirm(
+            step,
+            match,
+            booked_at=booking_times[match.credit.credit_id],
+            from_suspense=match.credit.credit_id not in arrived_now,
+        )
+    _wake_due_holds(step, [match.payment.payment_id for match in matches])
+    return {match.credit.credit_id for match in matches}
+
+
+def _confirm(step: Step, match: Match, *, booked_at: datetime, from_suspense: bool) -> None:
+    credit, payment = match.credit, match.payment
+    if from_suspense:
+        step.post(
+            [
+                Posting(
+                    PostingKind.CREDIT_CLAIMED,
+                    credit.credit_id,
+                    HOUSE,
+                    NO_SELLER,
+                    credit.currency,
+                    credit.amount_minor,
+                )
+            ]
+        )
+    step.post(
+        [
+            Posting(
+                PostingKind.PAYMENT_FUNDED,
+                credit.credit_id,
+                payment.shop_id,
+                NO_SELLER,
+                credit.currency,
+                credit.amount_minor,
+            )
+        ]
+    )
+    step.emit(
+        derive_id("order_funded", credit.credit_id),
+        payment.shop_id,
+        OrderFunded(
+            order_id=payment.order_id,
+            amount=payment.amount_minor,
+            currency=payment.currency,
+            booked_at=booked_at,
+        ),
+    )
+
+
+def _wake_due_holds(step: Step, payment_ids: Sequence[UUID]) -> None:
+    """
+    Release what waited only for this credit; call again what is about to be due.
+
+    An alarm that rings while this transaction commits may still find the payment unconfirmed, so holds
+    of the next minute get a second call.
+    """
+    due = store.find_holds_due_by(step.connection, payment_ids, due_by=step.now + _WAKE_WINDOW)
+    overdue = [hold.hold_id for hold in due if hold.release_at <= step.now]
+    soon = [hold for hold in due if hold.release_at > step.now]
+    step.command_for_each(RELEASE_QUEUE, overdue, lambda ids: ReleaseHold(hold_ids=ids))
+    if soon:
+        step.command_for_each(
+            RELEASE_QUEUE,
+            [hold.hold_id for hold in soon],
+            lambda ids: ReleaseHold(hold_ids=ids),
+            delay_ms=milliseconds_until(soon[-1].release_at, step.now),
+        )

@@ -1,0 +1,233 @@
+"""The payment worker's SQL: payments and the bank's credits. Every statement takes the whole batch."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from infra.postgres.bulk import insert_rows
+from infra.postgres.tables import bank_credits, payments
+from workers.payment.decisions import OpenCredit, UnfundedPayment
+
+
+@dataclass(frozen=True, slots=True)
+class NewPayment:
+    """A row of `payments`; amounts are minor units, `splits` JSON text of {seller_id, amount}."""
+
+    payment_id: UUID
+    shop_id: str
+    order_id: str
+    event_id: str
+    content_hash: bytes
+    state: str
+    reason: str | None
+    buyer_id: str
+    amount_minor: int
+    currency: str
+    bank_reference: str
+    splits: str
+    protection_days: int
+    paid_at: datetime
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NewCredit:
+    credit_id: UUID
+    bank_id: str
+    statement_line: str
+    content_hash: bytes
+    bank_reference: str
+    amount_minor: int
+    currency: str
+    booked_at: datetime
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ShopTerms:
+    shop_id: str
+    active: bool
+    protection_days: int
+
+
+@dataclass(frozen=True, slots=True)
+class DueHold:
+    hold_id: UUID
+    release_at: datetime
+
+
+def find_shop_terms(connection: Connection, shop_ids: Iterable[str]) -> dict[str, ShopTerms]:
+    return {
+        row.shop_id: ShopTerms(row.shop_id, row.state == "active", row.protection_days)
+        for row in connection.execute(
+            text("""
+                SELECT shop_id, state, protection_days FROM shops
+                WHERE shop_id = ANY(CAST(:shops AS text[]))
+            """),
+            {"shops": sorted(set(shop_ids))},
+        )
+    }
+
+
+def insert_payments(connection: Connection, rows: Sequence[NewPayment]) -> set[UUID]:
+    """Insert payments whose order is new and whose bank reference is free; return the ids written."""
+    ordered = sorted(rows, key=lambda row: (row.shop_id, row.order_id))
+    written = insert_rows(
+        connection,
+        payments,
+        [_columns(row) for row in ordered],
+        skip_existing=True,
+        returning=("payment_id",),
+    )
+    return {row.payment_id for row in written}
+
+
+def find_contents(connection: Connection, orders: Iterable[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
+    """Return the content hash of each known order; keys are `(shop_id, order_id)`."""
+    keys = sorted(set(orders))
+    return {
+        (row.shop_id, row.order_id): bytes(row.content_hash)
+        for row in connection.execute(
+            text("""
+                SELECT shop_id, order_id, content_hash FROM payments
+                WHERE (shop_id, order_id) IN (
+                    SELECT * FROM unnest(CAST(:shops AS text[]), CAST(:orders AS text[]))
+                )
+            """),
+            {"shops": [shop for shop, _ in keys], "orders": [order for _, order in keys]},
+        )
+    }
+
+
+def insert_credits(connection: Connection, rows: Sequence[NewCredit]) -> set[UUID]:
+    """Insert statement lines that are new; return the ids written."""
+    ordered = sorted(rows, key=lambda row: (row.bank_id, row.statement_line))
+    written = insert_rows(
+        connection,
+        bank_credits,
+        [_columns(row) for row in ordered],
+        skip_existing=True,
+        returning=("credit_id",),
+    )
+    return {row.credit_id for row in written}
+
+
+def find_credit_contents(
+    connection: Connection, lines: Iterable[tuple[str, str]]
+) -> dict[tuple[str, str], bytes]:
+    """Return the content hash of each known statement line; keys are `(bank_id, statement_line)`."""
+    keys = sorted(set(lines))
+    return {
+        (row.bank_id, row.statement_line): bytes(row.content_hash)
+        for row in connection.execute(
+            text("""
+                SELECT bank_id, statement_line, content_hash FROM bank_credits
+                WHERE (bank_id, statement_line) IN (
+                    SELECT * FROM unnest(CAST(:banks AS text[]), CAST(:lines AS text[]))
+                )
+            """),
+            {"banks": [bank for bank, _ in keys], "lines": [line for _, line in keys]},
+        )
+    }
+
+
+def find_references(connection: Connection, credit_ids: Sequence[UUID]) -> set[str]:
+    """Return the bank references of credits that are still unclaimed."""
+    return {
+        row.bank_reference
+        for row in connection.execute(
+            text("""
+                SELECT bank_reference FROM bank_credits
+                WHERE credit_id = ANY(CAST(:ids AS uuid[])) AND payment_id IS NULL
+            """),
+            {"ids": list(credit_ids)},
+        )
+    }
+
+
+def lock_open_credits(connection: Connection, references: Iterable[str]) -> list[OpenCredit]:
+    """Lock unclaimed credits of these references, in id order, until the transaction ends."""
+    return [
+        OpenCredit(row.credit_id, row.bank_reference, row.amount_minor, row.currency)
+        for row in connection.execute(
+            text("""
+                SELECT credit_id, bank_reference, amount_minor, currency FROM bank_credits
+                WHERE payment_id IS NULL AND bank_reference = ANY(CAST(:references AS text[]))
+                ORDER BY credit_id FOR UPDATE
+            """),
+            {"references": sorted(set(references))},
+        )
+    ]
+
+
+def lock_unfunded_payments(connection: Connection, references: Iterable[str]) -> list[UnfundedPayment]:
+    """Lock payments that wait for the bank's word, in id order, until the transaction ends."""
+    return [
+        UnfundedPayment(
+            row.payment_id, row.shop_id, row.order_id, row.bank_reference, row.amount_minor, row.currency
+        )
+        for row in connection.execute(
+            text("""
+                SELECT payment_id, shop_id, order_id, bank_reference, amount_minor, currency FROM payments
+                WHERE state = 'received' AND funded_at IS NULL
+                  AND bank_reference = ANY(CAST(:references AS text[]))
+                ORDER BY payment_id FOR UPDATE
+            """),
+            {"references": sorted(set(references))},
+        )
+    ]
+
+
+def mark_matched(connection: Connection, pairs: Sequence[tuple[UUID, UUID]], *, now: datetime) -> None:
+    """Claim credits for payments; pairs are `(credit_id, payment_id)`, all locked by the caller."""
+    arrays = {
+        "credits": [credit_id for credit_id, _ in pairs],
+        "payments": [payment_id for _, payment_id in pairs],
+        "now": now,
+    }
+    connection.execute(
+        text("""
+            UPDATE bank_credits SET payment_id = given.payment_id, matched_at = :now
+            FROM unnest(CAST(:credits AS uuid[]), CAST(:payments AS uuid[])) AS given(credit_id, payment_id)
+            WHERE bank_credits.credit_id = given.credit_id
+        """),
+        arrays,
+    )
+    connection.execute(
+        text("UPDATE payments SET funded_at = :now WHERE payment_id = ANY(CAST(:payments AS uuid[]))"),
+        {"payments": arrays["payments"], "now": now},
+    )
+
+
+def find_booking_times(connection: Connection, credit_ids: Sequence[UUID]) -> dict[UUID, datetime]:
+    return {
+        row.credit_id: row.booked_at
+        for row in connection.execute(
+            text("SELECT credit_id, booked_at FROM bank_credits WHERE credit_id = ANY(CAST(:ids AS uuid[]))"),
+            {"ids": list(credit_ids)},
+        )
+    }
+
+
+def find_holds_due_by(
+    connection: Connection, payment_ids: Sequence[UUID], *, due_by: datetime
+) -> list[DueHold]:
+    """Return the open holds of these payments whose time comes by then, soonest first."""
+    return [
+        DueHold(row.hold_id, row.release_at)
+        for row in connection.execute(
+            text("""
+                SELECT hold_id, release_at FROM holds
+                WHERE payment_id = ANY(CAST(:ids AS uuid[])) AND state = 'held' AND release_at <= :due_by
+                ORDER BY release_at, hold_id
+            """),
+            {"ids": list(payment_ids), "due_by": due_by},
+        )
+    ]
+
+
+def _columns(row: NewPayment | NewCredit) -> dict[str, object]:
+    return {name: getattr(row, name) for name in row.__slots__}

@@ -1,0 +1,1 @@
+"""The payout worker's steps, by what they are about: requests, passwords, transfers."""

@@ -1,0 +1,200 @@
+"""
+Pay out through the bank, which is called between two transactions and never inside one.
+
+The instruction and its id are committed before the bank hears of them. Whatever the bank says, or
+fails to say, is then judged by `decide_transfer` and booked.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from uuid import UUID
+
+import structlog
+
+from infra.observability.metrics import PAYOUTS
+from infra.postgres.step import Step, Steps
+from infra.security.encryption import Vault
+from ledger.ids import derive_id
+from ledger.postings import Posting
+from schemas.commands import CheckTransfer, CollectReturns, SubmitTransfer
+from schemas.outgoing import OUTGOING
+from workers.payout import store
+from workers.payout.bank import Bank
+from workers.payout.decisions import (
+    OPEN_STATES,
+    TransferChange,
+    TransferState,
+    check_delay_ms,
+    decide_transfer,
+)
+from workers.payout.handlers.passwords import TRANSFER_QUEUE, destination_context
+from workers.payout.transfers import BankWord, ReturnedTransfer, TransferAnswer, TransferInstruction
+
+log = structlog.get_logger(__name__)
+
+_RETURNS_FEED = "returns"
+_RETURNS_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class TransferTools:
+    bank: Bank
+    vault: Vault
+    pool: ThreadPoolExecutor
+
+
+def submit_transfers(steps: Steps, commands: Sequence[SubmitTransfer], *, tools: TransferTools) -> None:
+    """Hand reserved withdrawals to the bank; one that may have been handed over before is asked for."""
+    payout_ids = {payout_id for command in commands for payout_id in command.payout_ids}
+    with steps.begin() as step:
+        transfers = [t for t in store.lock_transfers(step.connection, payout_ids) if t.state in OPEN_STATES]
+        ready = [t for t in transfers if t.state is TransferState.READY]
+        if ready:
+            store.mark_transfers(
+                step.connection, [(t.payout_id, TransferState.SENDING, None) for t in ready], now=step.now
+            )
+    # `ready` was read before it was marked: only these have certainly never left this house.
+    never_sent = {transfer.payout_id for transfer in ready}
+    answers = _ask_all(
+        transfers,
+        lambda t: _submit(t, tools) if t.payout_id in never_sent else _find_or_submit(t, tools),
+        tools,
+    )
+    _book_answers(steps, answers, tries=0)
+
+
+def check_transfers(steps: Steps, commands: Sequence[CheckTransfer], *, tools: TransferTools) -> None:
+    """Ask the bank what became of transfers that it has not settled, or of which it said nothing."""
+    for tries in sorted({command.tries for command in commands}):
+        payout_ids = {id_ for command in commands if command.tries == tries for id_ in command.payout_ids}
+        with steps.begin() as step:
+            transfers = [
+                t for t in store.lock_transfers(step.connection, payout_ids) if t.state in OPEN_STATES
+            ]
+            store.touch_transfers(step.connection, [t.payout_id for t in transfers], now=step.now)
+        answers = _ask_all(transfers, lambda t: _find_or_submit(t, tools), tools)
+        _book_answers(steps, answers, tries=tries + 1)
+
+
+def collect_returns(steps: Steps, _commands: Sequence[CollectReturns], *, tools: TransferTools) -> None:
+    """Book transfers that came back after they had settled; the money goes to available, never to held."""
+    while True:
+        with steps.begin() as step:
+            position = store.read_cursor(step.connection, _RETURNS_FEED)
+        page = tools.bank.returns_after(position, _RETURNS_PAGE)
+        if not page:
+            return
+        _book_returns(steps, page)
+
+
+def _book_returns(steps: Steps, page: Sequence[ReturnedTransfer]) -> None:
+    with steps.begin() as step:
+        payouts = store.find_payouts(step.connection, [entry.end_to_end_id for entry in page])
+        answers = {
+            payouts[entry.end_to_end_id]: TransferAnswer(BankWord.RETURNED, entry.reason)
+            for entry in page
+            if entry.end_to_end_id in payouts
+        }
+        for entry in page:
+            if entry.end_to_end_id not in payouts:
+                log.error("unknown_transfer_returned", end_to_end_id=entry.end_to_end_id, reason=entry.reason)
+        _book(step, answers)
+        store.advance_cursor(step.connection, _RETURNS_FEED, max(entry.position for entry in page))
+
+
+def _ask_all(
+    transfers: Sequence[store.Transfer],
+    ask: Callable[[store.Transfer], TransferAnswer],
+    tools: TransferTools,
+) -> dict[UUID, TransferAnswer]:
+    answers = tools.pool.map(ask, transfers)
+    return {transfer.payout_id: answer for transfer, answer in zip(transfers, answers, strict=True)}
+
+
+def _submit(transfer: store.Transfer, tools: TransferTools) -> TransferAnswer:
+    context = destination_context(transfer.shop_id, transfer.seller_id, transfer.destination_id)
+    return tools.bank.submit(
+        TransferInstruction(
+            end_to_end_id=transfer.end_to_end_id,
+            amount_minor=transfer.amount_minor,
+            currency=transfer.currency,
+            destination_id=transfer.destination_id,
+            destination=json.loads(tools.vault.decrypt(transfer.details_encrypted, context)),
+        )
+    )
+
+
+def _find_or_submit(transfer: store.Transfer, tools: TransferTools) -> TransferAnswer:
+    """Ask first. Only what the bank has certainly never seen is sent again, under its one id."""
+    answer = tools.bank.find(transfer.end_to_end_id)
+    if answer.word is not BankWord.NEVER_SEEN:
+        return answer
+    if transfer.state is TransferState.SUBMITTED:
+        # The bank accepted it once and denies it now: nothing that software should settle.
+        log.error("bank_forgot_transfer", end_to_end_id=transfer.end_to_end_id)
+        return TransferAnswer(BankWord.UNKNOWN)
+    return _submit(transfer, tools)
+
+
+def _book_answers(steps: Steps, answers: dict[UUID, TransferAnswer], *, tries: int) -> None:
+    if not answers:
+        return
+    with steps.begin() as step:
+        still_open = _book(step, answers)
+        step.command_for_each(
+            TRANSFER_QUEUE,
+            still_open,
+            lambda ids: CheckTransfer(payout_ids=ids, tries=tries),
+            delay_ms=check_delay_ms(tries),
+        )
+
+
+def _book(step: Step, answers: dict[UUID, TransferAnswer]) -> list[UUID]:
+    """Book the bank's words; return the transfers that still wait for its last one."""
+    changes: list[tuple[UUID, TransferState, str | None]] = []
+    still_open: list[UUID] = []
+    for transfer in store.lock_transfers(step.connection, answers):
+        answer = answers[transfer.payout_id]
+        change = decide_transfer(transfer.state, answer)
+        state = change.state if change else transfer.state
+        if change is not None:
+            changes.append((transfer.payout_id, change.state, answer.reason))
+            _follow(step, transfer, change, answer)
+        if state in OPEN_STATES:
+            still_open.append(transfer.payout_id)
+        else:
+            PAYOUTS.labels(result=state.value).inc()
+    if changes:
+        store.mark_transfers(step.connection, changes, now=step.now)
+    return still_open
+
+
+def _follow(step: Step, transfer: store.Transfer, change: TransferChange, answer: TransferAnswer) -> None:
+    step.post(
+        Posting(
+            kind,
+            transfer.payout_id,
+            transfer.shop_id,
+            transfer.seller_id,
+            transfer.currency,
+            transfer.amount_minor,
+        )
+        for kind in change.postings
+    )
+    for type_ in change.events:
+        step.emit(
+            derive_id(type_, transfer.payout_id),
+            transfer.shop_id,
+            OUTGOING[type_].model_validate(
+                {
+                    "withdrawal_id": transfer.withdrawal_id,
+                    "seller_id": transfer.seller_id,
+                    "amount": transfer.amount_minor,
+                    "currency": transfer.currency,
+                    "end_to_end_id": transfer.end_to_end_id,
+                    "reason": answer.reason if type_ in {"payout.failed", "payout.returned"} else None,
+                }
+            ),
+        )

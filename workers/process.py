@@ -1,0 +1,205 @@
+"""What every worker process is made of: settings, database, publisher, broker; and its start and end."""
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+from prometheus_client import start_http_server
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from infra.observability.logs import configure_logs
+from infra.postgres.engine import create_database_engine
+from infra.postgres.key_store import KeyStore
+from infra.postgres.migrate import current_revision, head_revision
+from infra.postgres.step import Steps
+from infra.rabbitmq import supervisor
+from infra.rabbitmq.broker import HoldfastBroker
+from infra.rabbitmq.ingress import InboundEvent, Ingress
+from infra.rabbitmq.messages import Delivery
+from infra.rabbitmq.outbox_publisher import OutboxPublisher
+from infra.rabbitmq.publisher import Publisher
+from infra.security.encryption import Vault
+from infra.settings import Settings, SettingsError, load_settings
+from schemas.commands import Command, decode_command
+from workers.failures import classify_failure, wait_for_database
+
+log = structlog.get_logger(__name__)
+
+_READY_POLL_SECONDS = 0.1
+
+
+class WrongDeployment(Exception):
+    """The database is not the one that this process is set up for; the sentence says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerProcess:
+    """The parts of one process. `loops` run beside the consumers until the process stops."""
+
+    settings: Settings
+    engine: Engine
+    vault: Vault
+    keys: KeyStore
+    publisher: Publisher
+    outbox: OutboxPublisher
+    steps: Steps
+    ingress: Ingress
+    broker: HoldfastBroker
+
+
+CommandT = TypeVar("CommandT", bound=Command)
+
+
+def declare_event_actor(
+    process: WorkerProcess, *, queue: str, name: str, handle: Callable[[Sequence[InboundEvent]], None]
+) -> None:
+    """Have the authentic events of a queue handled; what is not authentic is quarantined before."""
+
+    def handle_deliveries(deliveries: Sequence[Delivery]) -> None:
+        events = process.ingress.admit(deliveries)
+        if events:
+            handle(events)
+
+    process.broker.declare_batch_actor(
+        queue_name=queue, actor_name=name, handle=handle_deliveries, external=True
+    )
+
+
+def declare_command_actor(
+    process: WorkerProcess,
+    *,
+    queue: str,
+    command: type[CommandT],
+    handle: Callable[[Sequence[CommandT]], None],
+) -> None:
+    """Have one kind of command of a queue handled; a body that is none of it is poison."""
+
+    def handle_deliveries(deliveries: Sequence[Delivery]) -> None:
+        handle([decode_command(command, delivery.body) for delivery in deliveries])
+
+    process.broker.declare_batch_actor(
+        queue_name=queue, actor_name=command.NAME, handle=handle_deliveries, external=False
+    )
+
+
+def run_worker(
+    name: str,
+    declare: Callable[[WorkerProcess], None],
+    *,
+    loops: Callable[[WorkerProcess, threading.Event], Sequence[threading.Thread]] | None = None,
+) -> int:
+    """
+    Run one worker process until it is told to stop; return its exit code.
+
+    Waits for a database that is away. Ends with a sentence for the operator where the environment or
+    the database is wrong, since waiting would not mend that.
+    """
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        sys.stderr.write(f"holdfast {name}: {error}\n")
+        return 2
+    configure_logs(format_=settings.log_format, process=name)
+    engine = create_database_engine(settings, application_name=f"holdfast-{name}")
+    publisher = Publisher(str(settings.broker_url), name=f"holdfast-{name}")
+    try:
+        process = _assemble(settings, engine, publisher)
+        declare(process)
+        wait_for_database(engine, process.broker.stopping)
+        check_deployment(engine, settings)
+        if settings.metrics_port:
+            start_http_server(settings.metrics_port, addr="127.0.0.1")
+        threads = list(loops(process, process.broker.stopping)) if loops else []
+        threads.append(_announce_ready(process))
+        for thread in threads:
+            thread.start()
+        return supervisor.run(
+            process.broker, threads=settings.worker_threads, drain_seconds=settings.drain_seconds
+        )
+    except WrongDeployment as error:
+        log.critical("wrong_deployment", problem=str(error))
+        return 2
+    finally:
+        publisher.close()
+        engine.dispose()
+
+
+def check_deployment(engine: Engine, settings: Settings) -> None:
+    """
+    Refuse to work on a database with another schema or another length of a day.
+
+    Raises:
+        WrongDeployment: with what to do about it.
+    """
+    try:
+        with engine.connect() as connection:
+            revision = current_revision(connection)
+            if revision != head_revision():
+                raise WrongDeployment(
+                    f"the database is at revision {revision or 'none'}, this code needs {head_revision()}:"
+                    " run `holdfast migrate`"
+                )
+            day_seconds = connection.execute(
+                text("SELECT protection_day_seconds FROM deployment")
+            ).scalar_one_or_none()
+    except SQLAlchemyError as error:
+        raise WrongDeployment(f"the database cannot be read ({type(error).__name__})") from error
+    if day_seconds != settings.protection_day_seconds:
+        raise WrongDeployment(
+            f"the database was created with a day of {day_seconds} seconds, HOLDFAST_PROTECTION_DAY_SECONDS"
+            f" says {settings.protection_day_seconds}: set it to {day_seconds}"
+        )
+
+
+def _assemble(settings: Settings, engine: Engine, publisher: Publisher) -> WorkerProcess:
+    vault = Vault(settings.encryption_key.get_secret_value())
+    keys = KeyStore(engine, vault, cache_seconds=settings.key_cache_seconds)
+    outbox = OutboxPublisher(
+        engine,
+        publisher,
+        keys.signer,
+        timeout_seconds=settings.publish_timeout_seconds,
+        day_seconds=settings.protection_day_seconds,
+    )
+    ingress = Ingress(
+        keys,
+        publisher,
+        max_age_seconds=settings.signature_max_age_seconds,
+        max_ahead_seconds=settings.signature_max_ahead_seconds,
+        publish_timeout_seconds=settings.publish_timeout_seconds,
+    )
+    broker = HoldfastBroker(
+        str(settings.broker_url),
+        publisher=publisher,
+        classify=classify_failure,
+        await_recovery=lambda stopping: wait_for_database(engine, stopping),
+        batch_bound=settings.batch_bound,
+        batches_ahead=settings.worker_threads + 1,
+        max_attempts=settings.max_attempts,
+        publish_timeout_s=settings.publish_timeout_seconds,
+        day_seconds=settings.protection_day_seconds,
+    )
+    steps = Steps(engine, after_commit=outbox.publish_committed, grace_seconds=settings.outbox_grace_seconds)
+    return WorkerProcess(settings, engine, vault, keys, publisher, outbox, steps, ingress, broker)
+
+
+def _announce_ready(process: WorkerProcess) -> threading.Thread:
+    """Touch HOLDFAST_READY_FILE, if given, once every queue is being consumed."""
+
+    def announce() -> None:
+        path = os.environ.get("HOLDFAST_READY_FILE")
+        stopping = process.broker.stopping
+        while not stopping.is_set() and not process.broker.ready:
+            stopping.wait(_READY_POLL_SECONDS)
+        if not stopping.is_set():
+            log.info("worker_ready", queues=sorted(process.broker.queues))
+            if path:
+                Path(path).touch()
+
+    return threading.Thread(target=announce, name="ready", daemon=True)

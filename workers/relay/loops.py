@@ -1,0 +1,99 @@
+"""What the relay does by the clock: publish left-over outbox rows, seal, sweep, tidy."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from infra.postgres.ledger_store import seal_postings
+from infra.postgres.outbox import delete_published, lease_unpublished
+from infra.rabbitmq.queue_depth import QueueDepth
+from workers.process import WorkerProcess
+from workers.relay.sweep import ask_for_returns, sweep
+
+log = structlog.get_logger(__name__)
+
+_LEASE_SECONDS = 30.0
+_ROWS_AT_ONCE = 1_000
+_BYTES_AT_ONCE = 1024 * 1024
+_IDLE_SECONDS = 0.2
+_AFTER_ERROR_SECONDS = 1.0
+_SEAL_SECONDS = 2.0
+_TIDY_SECONDS = 60.0
+_TIDY_ROWS = 10_000
+
+
+def build_loops(process: WorkerProcess, stopping: threading.Event) -> Sequence[threading.Thread]:
+    """Return the relay's threads; each goes on until the process stops, whatever is away meanwhile."""
+    settings = process.settings
+    depth = QueueDepth(str(settings.broker_url))
+
+    def publish() -> bool:
+        return publish_left_over(process) > 0
+
+    def seal() -> bool:
+        with process.engine.begin() as connection:
+            seal_postings(connection)
+        return False
+
+    def sweep_once() -> bool:
+        sweep(process.steps, grace_seconds=settings.sweep_grace_seconds, queue_depth=depth)
+        return False
+
+    def returns() -> bool:
+        ask_for_returns(process.steps)
+        return False
+
+    def tidy() -> bool:
+        with process.engine.begin() as connection:
+            deleted = delete_published(
+                connection, retention_seconds=settings.outbox_retention_seconds, limit=_TIDY_ROWS
+            )
+        return deleted == _TIDY_ROWS
+
+    plan: list[tuple[str, Callable[[], bool], float]] = [
+        ("publish", publish, _IDLE_SECONDS),
+        ("seal", seal, _SEAL_SECONDS),
+        ("sweep", sweep_once, settings.sweep_seconds),
+        ("returns", returns, settings.bank_poll_seconds),
+        ("tidy", tidy, _TIDY_SECONDS),
+    ]
+    return [
+        threading.Thread(target=_repeat, args=(name, act, pause, stopping), name=name, daemon=True)
+        for name, act, pause in plan
+    ]
+
+
+def publish_left_over(process: WorkerProcess) -> int:
+    """Publish the oldest rows that their own process did not get to publish; return how many."""
+    with process.engine.begin() as connection:
+        rows = lease_unpublished(
+            connection, limit=_ROWS_AT_ONCE, lease_seconds=_LEASE_SECONDS, max_bytes=_BYTES_AT_ONCE
+        )
+    if not rows:
+        return 0
+    published = process.outbox.publish(rows)
+    log.info("outbox_relayed", leased=len(rows), published=published)
+    return published
+
+
+def _repeat(name: str, act: Callable[[], bool], pause_seconds: float, stopping: threading.Event) -> None:
+    """Act, at once again while there is more to do; log an outage when it starts and when it ends."""
+    failing_since: float | None = None
+    while not stopping.is_set():
+        try:
+            more = act()
+        except Exception as error:
+            if failing_since is None:
+                failing_since = time.monotonic()
+                away = isinstance(error, SQLAlchemyError | OSError)
+                log.warning("loop_failing", loop=name, error=type(error).__name__, exc_info=not away)
+            stopping.wait(_AFTER_ERROR_SECONDS)
+            continue
+        if failing_since is not None:
+            log.info("loop_recovered", loop=name, seconds=round(time.monotonic() - failing_since, 1))
+            failing_since = None
+        if not more:
+            stopping.wait(pause_seconds)

@@ -1,0 +1,144 @@
+"""The relay's SQL: what is overdue. Each query is bounded and reads an index made for it."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+# Any number; the same one for every relay, so that one sweeps at a time.
+_SWEEP_LOCK = 5_120_883_641
+
+
+@dataclass(frozen=True, slots=True)
+class StuckTransfer:
+    payout_id: UUID
+    sent: bool
+
+
+def try_sweep_lock(connection: Connection) -> bool:
+    """Become the one relay that sweeps, until the transaction ends."""
+    return bool(
+        connection.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": _SWEEP_LOCK}).scalar_one()
+    )
+
+
+def find_overdue_holds(connection: Connection, *, grace_seconds: float, limit: int) -> list[UUID]:
+    """
+    Return holds whose alarm should have rung a while ago and that may be released, oldest first.
+
+    Left out: holds that wait for the bank's credit, which will call them itself, and holds that were
+    armed again a moment ago.
+    """
+    return [
+        row.hold_id
+        for row in connection.execute(
+            text("""
+                SELECT h.hold_id
+                FROM holds AS h
+                JOIN payments AS p ON p.payment_id = h.payment_id
+                JOIN shops AS s ON s.shop_id = h.shop_id
+                WHERE h.state = 'held'
+                  AND h.release_at < clock_timestamp() - make_interval(secs => :grace)
+                  AND (h.rearmed_at IS NULL
+                       OR h.rearmed_at < clock_timestamp() - make_interval(secs => :grace))
+                  AND (s.funding = 'announced' OR p.funded_at IS NOT NULL)
+                ORDER BY h.release_at LIMIT :limit
+            """),
+            {"grace": grace_seconds, "limit": limit},
+        )
+    ]
+
+
+def mark_rearmed(connection: Connection, hold_ids: list[UUID], *, now: datetime) -> None:
+    connection.execute(
+        text("UPDATE holds SET rearmed_at = :now WHERE hold_id = ANY(CAST(:ids AS uuid[]))"),
+        {"ids": hold_ids, "now": now},
+    )
+
+
+def find_unheld_payments(
+    connection: Connection, *, grace_seconds: float, window_seconds: float, limit: int
+) -> list[UUID]:
+    """Return received payments without holds, older than the grace and younger than the window."""
+    return [
+        row.payment_id
+        for row in connection.execute(
+            text("""
+                SELECT p.payment_id FROM payments AS p
+                WHERE p.state = 'received'
+                  AND p.received_at < clock_timestamp() - make_interval(secs => :grace)
+                  AND p.received_at > clock_timestamp() - make_interval(secs => :window)
+                  AND NOT EXISTS (SELECT 1 FROM holds AS h WHERE h.payment_id = p.payment_id)
+                ORDER BY p.received_at LIMIT :limit
+            """),
+            {"grace": grace_seconds, "window": window_seconds, "limit": limit},
+        )
+    ]
+
+
+def find_matchable_credits(connection: Connection, *, grace_seconds: float, limit: int) -> list[UUID]:
+    """Return credits in suspense for which a payment waits."""
+    return [
+        row.credit_id
+        for row in connection.execute(
+            text("""
+                SELECT c.credit_id FROM bank_credits AS c
+                JOIN payments AS p ON p.bank_reference = c.bank_reference AND p.state = 'received'
+                  AND p.funded_at IS NULL AND (p.amount_minor, p.currency) = (c.amount_minor, c.currency)
+                WHERE c.payment_id IS NULL
+                  AND c.received_at < clock_timestamp() - make_interval(secs => :grace)
+                GROUP BY c.bank_reference, c.amount_minor, c.currency, c.credit_id
+                HAVING count(*) <= (
+                    SELECT count(*) FROM bank_credits AS same
+                    WHERE same.payment_id IS NULL AND same.bank_reference = c.bank_reference
+                      AND (same.amount_minor, same.currency) = (c.amount_minor, c.currency)
+                )
+                ORDER BY c.credit_id LIMIT :limit
+            """),
+            {"grace": grace_seconds, "limit": limit},
+        )
+    ]
+
+
+def find_resting_attempts(connection: Connection, *, grace_seconds: float, limit: int) -> list[UUID]:
+    """Return password attempts that nobody has decided for a while."""
+    return [
+        row.attempt_id
+        for row in connection.execute(
+            text("""
+                SELECT attempt_id FROM password_attempts
+                WHERE state IN ('waiting', 'counted')
+                  AND coalesce(counted_at, requested_at) < clock_timestamp() - make_interval(secs => :grace)
+                ORDER BY requested_at LIMIT :limit
+            """),
+            {"grace": grace_seconds, "limit": limit},
+        )
+    ]
+
+
+def find_resting_transfers(
+    connection: Connection, *, grace_seconds: float, submitted_grace_seconds: float, limit: int
+) -> list[StuckTransfer]:
+    """Return transfers of which nobody has asked the bank for a while, though its last word is missing."""
+    return [
+        StuckTransfer(row.payout_id, row.state != "ready")
+        for row in connection.execute(
+            text("""
+                SELECT payout_id, state FROM transfers
+                WHERE state IN ('ready', 'sending', 'unknown', 'submitted')
+                  AND touched_at < clock_timestamp() - make_interval(
+                        secs => CASE state WHEN 'submitted' THEN :submitted WHEN 'unknown' THEN :submitted
+                                ELSE :grace END)
+                ORDER BY touched_at LIMIT :limit
+            """),
+            {"grace": grace_seconds, "submitted": submitted_grace_seconds, "limit": limit},
+        )
+    ]
+
+
+def touch_transfers(connection: Connection, payout_ids: list[UUID], *, now: datetime) -> None:
+    connection.execute(
+        text("UPDATE transfers SET touched_at = :now WHERE payout_id = ANY(CAST(:ids AS uuid[]))"),
+        {"ids": payout_ids, "now": now},
+    )
