@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Engine, text
 from infra.postgres.bulk import insert_rows
 from infra.postgres.tables import holdfast_keys, sender_keys
 from infra.security.encryption import Vault
-from infra.security.own_keys import KeyPair, Use, generate_key_pair, signer_from_jwk
+from infra.security.own_keys import KeyUse, OwnKey, generate_own_key
 from infra.security.sealed import Opener
 from infra.security.signatures import Scheme, Signer, VerifyingKey
 from ledger.ids import new_id
@@ -90,15 +90,15 @@ class KeyStore:
 
     def signer(self) -> Signer:
         """Return what signs our events now."""
-        return self._signer.get(lambda: signer_from_jwk(self._own_keys("sig")[0]))
+        return self._signer.get(lambda: Signer.from_jwk(self._own_keys(KeyUse.SIGN)[0].private_jwk))
 
     def opener(self) -> Opener:
         """Return what opens sealed content, by any of our keys that is still good."""
-        return self._opener.get(lambda: Opener(self._own_keys("enc")))
+        return self._opener.get(lambda: Opener([key.private_jwk for key in self._own_keys(KeyUse.SEAL)]))
 
-    def _own_keys(self, use: Use) -> list[dict[str, Any]]:
+    def _own_keys(self, use: KeyUse) -> list[OwnKey]:
         with self._engine.connect() as connection:
-            return find_own_private_keys(connection, self._vault, use)
+            return find_own_keys(connection, self._vault, use)
 
 
 def find_sender(connection: Connection, vault: Vault, kind: str, sender_id: str) -> SenderRecord | None:
@@ -208,17 +208,17 @@ def revoke_sender_key(connection: Connection, kind: SenderKind, sender_id: str, 
     )
 
 
-def find_own_private_keys(connection: Connection, vault: Vault, use: Use) -> list[dict[str, Any]]:
-    """Return our private keys of one use that are still good, newest first."""
+def find_own_keys(connection: Connection, vault: Vault, use: KeyUse) -> list[OwnKey]:
+    """Return our key pairs of one use that are still good, newest first."""
     return [
-        json.loads(vault.decrypt(bytes(row.private_encrypted), _own_context(row.kid)))
+        OwnKey.from_bytes(vault.decrypt(bytes(row.private_encrypted), _own_context(row.kid)))
         for row in connection.execute(
             text("""
                 SELECT kid, private_encrypted FROM holdfast_keys
                 WHERE use = :use AND (not_after IS NULL OR clock_timestamp() < not_after)
                 ORDER BY created_at DESC
             """),
-            {"use": use},
+            {"use": use.value},
         )
     ]
 
@@ -237,13 +237,12 @@ def find_own_public_keys(connection: Connection) -> dict[str, Any]:
 def ensure_own_keys(connection: Connection, vault: Vault) -> None:
     """Make our first keys if there are none; the second of two callers finds those of the first."""
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _FIRST_KEYS_LOCK})
-    uses: tuple[Use, ...] = ("sig", "enc")
-    for use in uses:
-        if not find_own_private_keys(connection, vault, use):
-            add_own_key(connection, vault, generate_key_pair(use))
+    for use in KeyUse:
+        if not find_own_keys(connection, vault, use):
+            add_own_key(connection, vault, generate_own_key(use))
 
 
-def add_own_key(connection: Connection, vault: Vault, pair: KeyPair) -> None:
+def add_own_key(connection: Connection, vault: Vault, pair: OwnKey) -> None:
     """Store a key pair of ours, the private part encrypted; the newest of its use is the current one."""
     insert_rows(
         connection,
@@ -251,11 +250,9 @@ def add_own_key(connection: Connection, vault: Vault, pair: KeyPair) -> None:
         [
             {
                 "kid": pair.kid,
-                "use": pair.use,
+                "use": pair.use.value,
                 "public_jwk": json.dumps(pair.public_jwk),
-                "private_encrypted": vault.encrypt(
-                    json.dumps(pair.private_jwk).encode(), _own_context(pair.kid)
-                ),
+                "private_encrypted": vault.encrypt(pair.to_bytes(), _own_context(pair.kid)),
             }
         ],
     )

@@ -181,6 +181,19 @@ class Signer:
         self.kid = kid
         self._private_key = private_key
 
+    @classmethod
+    def from_jwk(cls, private_jwk: Mapping[str, str]) -> "Signer":
+        """
+        Build the signer of a private Ed25519 JWK.
+
+        Raises:
+            InvalidKey: a key of another kind.
+        """
+        if private_jwk.get("crv") != "Ed25519":
+            raise InvalidKey("events are signed with an Ed25519 key")
+        raw = base64.urlsafe_b64decode(private_jwk["d"] + "=" * (-len(private_jwk["d"]) % 4))
+        return cls(private_jwk["kid"], Ed25519PrivateKey.from_private_bytes(raw))
+
     def headers(self, message_id: str, body: bytes, now: datetime) -> dict[str, str]:
         """Return the three headers for a message that is published now."""
         return sign_v1a(self._private_key, message_id, int(now.timestamp()), body)
