@@ -23,6 +23,7 @@ class AccountKind(StrEnum):
     SUSPENSE = "suspense"  # at the bank, but nobody knows what for (liability)
     RECEIVED = "received"  # taken from a buyer, not yet held for a seller (liability)
     FEES = "fees"  # earned at releases (income)
+    RECOVERED = "recovered"  # claimed back from sellers for the shop's buyers (liability)
     # Of a seller.
     HELD = "held"  # protected (liability)
     AVAILABLE = "available"  # withdrawable (liability)

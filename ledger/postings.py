@@ -28,6 +28,12 @@ class PostingKind(StrEnum):
     PAYOUT_SETTLED = "payout_settled"  # cause: withdrawal
     PAYOUT_FAILED = "payout_failed"  # cause: withdrawal
     PAYOUT_RETURNED = "payout_returned"  # cause: withdrawal
+    REFUND_RESERVED = "refund_reserved"  # cause: part of a refund
+    REFUND_SETTLED = "refund_settled"  # cause: part of a refund
+    CLAIM_TAKEN = "claim_taken"  # cause: claim
+    CLAIM_OWED = "claim_owed"  # cause: claim
+    CLAIM_PAID = "claim_paid"  # cause: hold whose release paid it
+    FEE_RETURNED = "fee_returned"  # cause: claim
 
 
 _K = AccountKind
@@ -46,6 +52,12 @@ ACCOUNTS_OF: dict[PostingKind, tuple[AccountKind, AccountKind]] = {
     PostingKind.PAYOUT_SETTLED: (_K.IN_PAYOUT, _K.BANK_CASH),
     PostingKind.PAYOUT_FAILED: (_K.IN_PAYOUT, _K.AVAILABLE),
     PostingKind.PAYOUT_RETURNED: (_K.BANK_CASH, _K.AVAILABLE),
+    PostingKind.REFUND_RESERVED: (_K.HELD, _K.REFUNDABLE),
+    PostingKind.REFUND_SETTLED: (_K.REFUNDABLE, _K.BANK_CASH),
+    PostingKind.CLAIM_TAKEN: (_K.AVAILABLE, _K.RECOVERED),
+    PostingKind.CLAIM_OWED: (_K.RECEIVABLE, _K.RECOVERED),
+    PostingKind.CLAIM_PAID: (_K.AVAILABLE, _K.RECEIVABLE),
+    PostingKind.FEE_RETURNED: (_K.FEES, _K.RECOVERED),
 }
 
 

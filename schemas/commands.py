@@ -15,6 +15,9 @@ MAX_IDS = 512
 
 Ids = Annotated[tuple[UUID, ...], Len(1, MAX_IDS)]
 
+# Bounded, because whoever computes a wait from it must not be handed a number of a thousand digits.
+Tries = Annotated[int, Field(strict=True, ge=0, le=1_000_000)]
+
 
 class MalformedCommand(ValueError):
     """A message on one of our own queues is none of our commands; another try cannot help."""
@@ -55,8 +58,20 @@ class CheckTransfer(Command):
 
     NAME: ClassVar[str] = "check_transfer"
     payout_ids: Ids
-    # Bounded, because whoever computes a wait from it must not be handed a number of a thousand digits.
-    tries: Annotated[int, Field(strict=True, ge=0, le=1_000_000)] = 0
+    tries: Tries = 0
+
+
+class SubmitRefund(Command):
+    NAME: ClassVar[str] = "submit_refund"
+    refund_keys: Ids
+
+
+class CheckRefund(Command):
+    """Ask the bank what became of a refund; `tries` as for transfers."""
+
+    NAME: ClassVar[str] = "check_refund"
+    refund_keys: Ids
+    tries: Tries = 0
 
 
 class CollectReturns(Command):
@@ -74,6 +89,8 @@ COMMANDS: dict[str, type[Command]] = {
         CheckPassword,
         SubmitTransfer,
         CheckTransfer,
+        SubmitRefund,
+        CheckRefund,
         CollectReturns,
     )
 }

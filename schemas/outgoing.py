@@ -109,6 +109,55 @@ class PayoutReturned(PayoutSubmitted):
     TYPE: ClassVar[str] = "payout.returned"
 
 
+class HoldFrozen(OutgoingData):
+    """`amount` is what the event is about: frozen, freed, or given back to the buyer."""
+
+    TYPE: ClassVar[str] = "hold.frozen"
+    hold_id: str
+    order_id: str
+    seller_id: str
+    amount: int
+    currency: str
+    dispute_id: str | None = None
+    refund_id: str | None = None
+
+
+class HoldUnfrozen(HoldFrozen):
+    TYPE: ClassVar[str] = "hold.unfrozen"
+
+
+class HoldRefunded(HoldFrozen):
+    TYPE: ClassVar[str] = "hold.refunded"
+
+
+class DisputeAccepted(_Answer):
+    TYPE: ClassVar[str] = "dispute.accepted"
+    dispute_id: str
+    order_id: str | None = None
+
+
+class DisputeRejected(DisputeAccepted):
+    TYPE: ClassVar[str] = "dispute.rejected"
+
+
+class RefundAccepted(_Answer):
+    TYPE: ClassVar[str] = "refund.accepted"
+    refund_id: str
+    order_id: str | None = None
+
+
+class RefundRejected(RefundAccepted):
+    TYPE: ClassVar[str] = "refund.rejected"
+
+
+class RefundSettled(RefundAccepted):
+    TYPE: ClassVar[str] = "refund.settled"
+
+
+class RefundFailed(RefundAccepted):
+    TYPE: ClassVar[str] = "refund.failed"
+
+
 OUTGOING: dict[str, type[OutgoingData]] = {
     model.TYPE: model
     for model in (
@@ -124,5 +173,14 @@ OUTGOING: dict[str, type[OutgoingData]] = {
         PayoutSettled,
         PayoutFailed,
         PayoutReturned,
+        HoldFrozen,
+        HoldUnfrozen,
+        HoldRefunded,
+        DisputeAccepted,
+        DisputeRejected,
+        RefundAccepted,
+        RefundRejected,
+        RefundSettled,
+        RefundFailed,
     )
 }

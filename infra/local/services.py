@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from infra.local.ports import LOOPBACK, remembered_ports
 from infra.local.postgres import PrivatePostgres
 from infra.local.rabbitmq import PrivateRabbitMQ
 
@@ -53,19 +55,14 @@ def start_services(services: Services) -> None:
 
 def is_private_url(url: str, local_folder: Path) -> bool:
     """
-    Tell whether a URL leads to one of the private servers under a folder.
+    Tell whether a URL leads to one of the private servers under a `.local` folder.
 
     A shell that has sourced `.local/env` hands such URLs to the next `make`. They are ours, not a choice
     of the caller's: the server behind one is ours to start, and not ours to run tests against.
     """
-    services = services_in(local_folder)
-    known = (
-        [services.rabbitmq.url(), services.postgres.url("")]
-        if services.rabbitmq and services.postgres
-        else []
-    )
-    return any(_server_of(url) == _server_of(ours) for ours in known)
-
-
-def _server_of(url: str) -> str:
-    return url.partition("://")[2].rpartition("@")[2].partition("/")[0].partition("?")[0]
+    parts = urlsplit(url)
+    if parts.hostname != LOOPBACK or parts.port is None:
+        return False
+    # One service, a demo's or a test run's service: at most three folders down.
+    kept = (path for depth in ("*", "*/*", "*/*/*") for path in local_folder.glob(f"{depth}/ports.json"))
+    return any(parts.port in remembered_ports(path).values() for path in kept)

@@ -6,6 +6,7 @@ most, so a revocation takes effect everywhere within that time; unknown senders 
 long, so that a flood of forgeries costs no flood of queries.
 """
 
+import hmac
 import json
 import threading
 import time
@@ -28,10 +29,15 @@ from ledger.ids import new_id
 SenderKind = Literal["shop", "bank"]
 
 _MAX_CACHED_SENDERS = 10_000
+_SHOP_SCOPES = frozenset({"orders", "sellers"})
 # Any number; the same one for everybody who makes the first keys.
 _FIRST_KEYS_LOCK = 4_417_093_265
 
 ValueT = TypeVar("ValueT")
+
+
+class NoOwnKey(Exception):
+    """The database holds no key pair of ours that is still good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,7 @@ class KeyStore:
         self._cache_seconds = cache_seconds
         self._lock = threading.Lock()
         self._senders: OrderedDict[tuple[str, str], tuple[float, SenderRecord | None]] = OrderedDict()
+        self._strangers: OrderedDict[tuple[str, str], tuple[float, SenderRecord | None]] = OrderedDict()
         self._signer: _Kept[Signer] = _Kept(cache_seconds)
         self._opener: _Kept[Opener] = _Kept(cache_seconds)
 
@@ -76,16 +83,22 @@ class KeyStore:
         """Return a shop or bank with its active keys; None if it is not registered."""
         key = (kind, sender_id)
         with self._lock:
-            found = self._senders.get(key)
+            found = self._senders.get(key) or self._strangers.get(key)
         if found is not None and found[0] > time.monotonic():
             return found[1]
+        # From before the question: a revocation that the answer just missed counts against the time kept.
+        good_until = time.monotonic() + self._cache_seconds
         with self._engine.connect() as connection:
             record = find_sender(connection, self._vault, kind, sender_id)
+        # Strangers have a room of their own: inventing names pushes no registered sender out.
+        senders = self._strangers if record is None else self._senders
         with self._lock:
-            self._senders[key] = (time.monotonic() + self._cache_seconds, record)
-            self._senders.move_to_end(key)
-            while len(self._senders) > _MAX_CACHED_SENDERS:
-                self._senders.popitem(last=False)
+            # Found a moment ago, gone now, or the other way round: one answer only.
+            self._senders.pop(key, None)
+            self._strangers.pop(key, None)
+            senders[key] = (good_until, record)
+            while len(senders) > _MAX_CACHED_SENDERS:
+                senders.popitem(last=False)
         return record
 
     def signer(self) -> Signer:
@@ -98,7 +111,10 @@ class KeyStore:
 
     def _own_keys(self, use: KeyUse) -> list[OwnKey]:
         with self._engine.connect() as connection:
-            return find_own_keys(connection, self._vault, use)
+            keys = find_own_keys(connection, self._vault, use)
+        if not keys:
+            raise NoOwnKey(f"Holdfast has no key for '{use.value}': run `holdfast migrate`")
+        return keys
 
 
 def find_sender(connection: Connection, vault: Vault, kind: str, sender_id: str) -> SenderRecord | None:
@@ -145,18 +161,24 @@ def add_sender_key(
     material: bytes,
     scopes: Sequence[str],
 ) -> UUID:
-    """Register a key; an HMAC secret is stored encrypted. The same public key again is the same key."""
-    if scheme is Scheme.ED25519:
-        known = connection.execute(
-            text("""
-                SELECT key_id FROM sender_keys
-                WHERE sender_kind = :kind AND sender_id = :id AND public_key = :material
-                  AND scopes = CAST(:scopes AS text[]) AND revoked_at IS NULL
-            """),
-            {"kind": kind, "id": sender_id, "material": material, "scopes": sorted(scopes)},
-        ).scalar()
-        if known is not None:
-            return UUID(str(known))
+    """
+    Register a key; an HMAC secret is stored encrypted. The same key with the same scopes is the same key.
+
+    Raises:
+        ValueError: a scope that this kind of sender can't have.
+    """
+    if not set(scopes) <= (_SHOP_SCOPES if kind == "shop" else frozenset()):
+        raise ValueError("a shop's key may have the scopes orders and sellers, a bank's key has none")
+    # One at a time for a sender: otherwise two commands with one key would both find it new, and
+    # revoking one of the two rows would leave the key good.
+    connection.execute(
+        text("SELECT pg_advisory_xact_lock(hashtextextended(:sender, 0))"), {"sender": f"{kind}/{sender_id}"}
+    )
+    known = _find_same_key(
+        connection, vault, kind=kind, sender_id=sender_id, scheme=scheme, material=material, scopes=scopes
+    )
+    if known is not None:
+        return known
     key_id = new_id()
     insert_rows(
         connection,
@@ -176,6 +198,37 @@ def add_sender_key(
         ],
     )
     return key_id
+
+
+def _find_same_key(
+    connection: Connection,
+    vault: Vault,
+    *,
+    kind: SenderKind,
+    sender_id: str,
+    scheme: Scheme,
+    material: bytes,
+    scopes: Sequence[str],
+) -> UUID | None:
+    """Look for this key among those not revoked. Secrets are encrypted, so they are compared opened."""
+    rows = connection.execute(
+        text("""
+            SELECT key_id, public_key, secret_encrypted FROM sender_keys
+            WHERE sender_kind = :kind AND sender_id = :id AND scheme = :scheme AND revoked_at IS NULL
+              AND (not_after IS NULL OR clock_timestamp() < not_after)
+              AND scopes = CAST(:scopes AS text[])
+        """),
+        {"kind": kind, "id": sender_id, "scheme": scheme.value, "scopes": sorted(scopes)},
+    )
+    for row in rows:
+        stored = (
+            bytes(row.public_key)
+            if row.public_key is not None
+            else vault.decrypt(bytes(row.secret_encrypted), _secret_context(row.key_id))
+        )
+        if hmac.compare_digest(stored, material):
+            return UUID(str(row.key_id))
+    return None
 
 
 def list_sender_keys(connection: Connection, kind: SenderKind, sender_id: str) -> list[dict[str, Any]]:

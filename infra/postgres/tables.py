@@ -271,8 +271,11 @@ bank_credits = Table(
     _moment("received_at"),
     Column("payment_id", Uuid, nullable=True),
     _moment("matched_at", nullable=True),
+    # The bank took it back: it confirms nothing any more.
+    _moment("taken_back_at", nullable=True),
     CheckConstraint("amount_minor BETWEEN 1 AND 1000000000000000", name="amount"),
     CheckConstraint("(payment_id IS NULL) = (matched_at IS NULL)", name="matched"),
+    CheckConstraint("taken_back_at IS NULL OR payment_id IS NULL", name="taken_back"),
     UniqueConstraint("bank_id", "statement_line"),  # the business key
     # One credit confirms one payment, and one payment is confirmed once.
     Index(
@@ -321,6 +324,141 @@ holds = Table(
     UniqueConstraint("payment_id", "seller_id"),  # one hold per split; an order's holds
     # Overdue holds and the oldest due one; small, since only open holds are in it.
     Index("holds_due_idx", "release_at", postgresql_where=text("state = 'held'")),
+)
+
+# --- recourse -------------------------------------------------------------------------------------
+
+disputes = Table(
+    "disputes",
+    metadata,
+    Column("dispute_key", Uuid, primary_key=True),
+    Column("shop_id", Text, nullable=False),
+    Column("dispute_id", Text, nullable=False),
+    Column("order_id", Text, nullable=False),
+    Column("event_id", Text, nullable=False),
+    Column("content_hash", LargeBinary, nullable=False),
+    Column("complaint", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("reason", Text, nullable=True),
+    _moment("opened_at"),
+    _moment("resolved_at", nullable=True),
+    Column("resolution_hash", LargeBinary, nullable=True),
+    CheckConstraint("state IN ('open', 'resolved', 'rejected')", name="state"),
+    CheckConstraint("(state = 'rejected') = (reason IS NOT NULL)", name="reason"),
+    CheckConstraint("(state = 'resolved') = (resolved_at IS NOT NULL)", name="resolved_at"),
+    CheckConstraint("(resolved_at IS NULL) = (resolution_hash IS NULL)", name="resolution"),
+    UniqueConstraint("shop_id", "dispute_id"),  # the business key
+    # Disputes that nobody has resolved, oldest first: the alarm.
+    Index("disputes_open_idx", "opened_at", postgresql_where=text("state = 'open'")),
+)
+
+# Which holds a dispute froze. A hold is frozen while any open dispute has it.
+dispute_holds = Table(
+    "dispute_holds",
+    metadata,
+    Column("dispute_key", Uuid, primary_key=True),
+    Column("hold_id", Uuid, primary_key=True),
+    Index(None, "hold_id"),  # the other disputes of a hold
+)
+
+refunds = Table(
+    "refunds",
+    metadata,
+    Column("refund_key", Uuid, primary_key=True),
+    Column("shop_id", Text, nullable=False),
+    # A refund of its own, or what a dispute's resolution gave back under the dispute's id.
+    Column("origin", Text, nullable=False),
+    Column("refund_id", Text, nullable=False),
+    Column("order_id", Text, nullable=False),
+    Column("payment_id", Uuid, nullable=True),
+    Column("event_id", Text, nullable=False),
+    Column("content_hash", LargeBinary, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("reason", Text, nullable=True),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("currency", Text, nullable=True),
+    Column("end_to_end_id", Text, nullable=True),
+    _moment("requested_at"),
+    _moment("ended_at", nullable=True),
+    _moment("touched_at"),
+    CheckConstraint("origin IN ('refund', 'dispute')", name="origin"),
+    CheckConstraint(
+        "state IN ('rejected', 'waiting', 'ready', 'sending', 'unknown', 'submitted', 'settled', 'failed')",
+        name="state",
+    ),
+    CheckConstraint("state <> 'rejected' OR reason IS NOT NULL", name="reason"),
+    CheckConstraint(
+        "state = 'rejected' OR (payment_id IS NOT NULL AND currency IS NOT NULL AND end_to_end_id IS NOT NULL)",
+        name="accepted",
+    ),
+    CheckConstraint("amount_minor >= 1", name="amount"),
+    UniqueConstraint("shop_id", "origin", "refund_id"),  # the business key
+    UniqueConstraint("end_to_end_id"),  # what the bank calls the return
+    # Refunds that wait for the credit of their payment, and claims of the sweep.
+    Index(
+        "refunds_open_idx",
+        "touched_at",
+        postgresql_where=text("state IN ('waiting', 'ready', 'sending', 'unknown', 'submitted')"),
+    ),
+    Index("refunds_payment_idx", "payment_id", postgresql_where=text("state = 'waiting'")),
+)
+
+refund_parts = Table(
+    "refund_parts",
+    metadata,
+    Column("refund_key", Uuid, primary_key=True),
+    Column("hold_id", Uuid, primary_key=True),
+    Column("seller_id", Text, nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    CheckConstraint("amount_minor BETWEEN 1 AND 1000000000000000", name="amount"),
+)
+
+bank_debits = Table(
+    "bank_debits",
+    metadata,
+    Column("debit_id", Uuid, primary_key=True),
+    Column("bank_id", Text, nullable=False),
+    Column("statement_line", Text, nullable=False),
+    Column("content_hash", LargeBinary, nullable=False),
+    Column("bank_reference", Text, nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    _moment("booked_at"),
+    _moment("received_at"),
+    # The credit that it took back; none where the bank took back what it never gave.
+    Column("credit_id", Uuid, nullable=True),
+    CheckConstraint("amount_minor BETWEEN 1 AND 1000000000000000", name="amount"),
+    UniqueConstraint("bank_id", "statement_line"),  # the business key
+)
+
+claims = Table(
+    "claims",
+    metadata,
+    Column("claim_id", Uuid, primary_key=True),
+    Column("shop_id", Text, nullable=False),
+    Column("seller_id", Text, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("taken_minor", BigInteger, nullable=False),
+    Column("cause", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("hold_id", Uuid, nullable=True),
+    _moment("made_at"),
+    CheckConstraint("amount_minor BETWEEN 1 AND 1000000000000000", name="amount"),
+    CheckConstraint("taken_minor BETWEEN 0 AND amount_minor", name="taken"),
+    CheckConstraint("cause IN ('operator', 'chargeback')", name="cause"),
+)
+
+# What sellers owe after claims; later releases pay it off first, so it is kept and locked.
+receivables = Table(
+    "receivables",
+    metadata,
+    Column("shop_id", Text, primary_key=True),
+    Column("seller_id", Text, primary_key=True),
+    Column("currency", Text, primary_key=True),
+    Column("owed_minor", Numeric(38, 0), nullable=False),
+    CheckConstraint("owed_minor >= 0", name="not_negative"),
 )
 
 # --- sellers and payouts --------------------------------------------------------------------------

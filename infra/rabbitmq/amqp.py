@@ -1,6 +1,7 @@
 """The one place where pika is set up: connection parameters, and message properties that cannot hurt us."""
 
 import socket
+from collections.abc import Mapping
 from typing import Any
 
 import pika
@@ -10,6 +11,7 @@ import pika.spec
 HEARTBEAT_SECONDS = 30
 SOCKET_TIMEOUT_SECONDS = 5.0
 PERSISTENT = 2
+MAX_HEADER_BYTES = 64 << 10
 UNDECODABLE_PROPERTIES_HEADER = "holdfast-undecodable-properties"
 
 # What a broken connection, a refused channel or a dead socket looks like from here; the blocking adapter
@@ -32,8 +34,23 @@ class GuardedProperties(pika.spec.BasicProperties):  # type: ignore[misc]  # the
         try:
             return super().decode(encoded, offset)
         except Exception:  # noqa: BLE001 - whatever it is, it must not reach the read loop
-            self.__init__(headers={UNDECODABLE_PROPERTIES_HEADER: bytes(encoded)})  # type: ignore[misc]
+            evidence = bytes(encoded[: MAX_HEADER_BYTES // 2])
+            self.__init__(headers={UNDECODABLE_PROPERTIES_HEADER: evidence})  # type: ignore[misc]
             return self
+
+
+def can_be_written(headers: Mapping[str, object]) -> bool:
+    """
+    Whether these headers fit into one frame with room to spare.
+
+    They need not, though they were read: a frame holds 128 KiB, a stranger may have filled it to the last
+    byte, and one byte more makes the broker close the connection with everything that is in flight on it.
+    """
+    try:
+        encoded: list[bytes] = pika.BasicProperties(headers=dict(headers)).encode()
+    except Exception:  # noqa: BLE001 - pika raises whatever its struct formats raise
+        return False
+    return sum(map(len, encoded)) <= MAX_HEADER_BYTES
 
 
 def connection_parameters(broker_url: str, *, name: str) -> Any:  # noqa: ANN401 - pika is untyped
@@ -52,5 +69,4 @@ def connection_parameters(broker_url: str, *, name: str) -> Any:  # noqa: ANN401
     parameters.connection_attempts = 1
     parameters.blocked_connection_timeout = None
     parameters.client_properties = {"connection_name": f"holdfast {name} on {socket.gethostname()}"}
-    parameters.tcp_options = {"TCP_NODELAY": 1}
     return parameters

@@ -25,7 +25,7 @@ from infra.rabbitmq.messages import (
     dead_letter_message,
     retry_message,
 )
-from infra.rabbitmq.publisher import Publisher, PublisherClosed, UnencodableMessage
+from infra.rabbitmq.publisher import Publisher, PublisherClosed
 
 log = structlog.get_logger(__name__)
 
@@ -198,21 +198,6 @@ class BatchRunner:
     def _publish(self, messages: Sequence[Outgoing]) -> list[PublishOutcome]:
         try:
             return self._publisher.publish(messages, timeout_s=self._publish_timeout_s)
-        except UnencodableMessage:
-            return [self._publish_anyhow(message) for message in messages]
-        except PublisherClosed:
-            raise _GivenUp from None
-
-    def _publish_anyhow(self, message: Outgoing) -> PublishOutcome:
-        """A stranger's headers that were readable but cannot be written again travel as their text."""
-        try:
-            return self._publisher.publish([message], timeout_s=self._publish_timeout_s)[0]
-        except UnencodableMessage:
-            own = {name: value for name, value in message.headers.items() if name.startswith("holdfast-")}
-            foreign = {name: value for name, value in message.headers.items() if name not in own}
-            headers = {**own, "holdfast-headers-as-text": repr(foreign)}
-            plain = Outgoing(message.exchange, message.routing_key, message.body, headers=headers)
-            return self._publisher.publish([plain], timeout_s=self._publish_timeout_s)[0]
         except PublisherClosed:
             raise _GivenUp from None
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 
 from infra.rabbitmq import delay_lanes
+from infra.rabbitmq.amqp import can_be_written
 
 DELIVER_EXCHANGE = delay_lanes.DELIVER_EXCHANGE
 # The exchange without a name routes to the queue that the routing key names.
@@ -20,6 +21,9 @@ FIRST_ROUTING_KEY_HEADER = "holdfast-routing-key"
 # RabbitMQ's shortstr; a longer routing key cannot be sent.
 MAX_SHORT_STRING_BYTES = 255
 MAX_REASON_CHARACTERS = 500
+AS_TEXT_HEADER = "holdfast-headers-as-text"
+# Even where every character takes four bytes, this fits.
+MAX_TEXT_CHARACTERS = 12_000
 
 # Headers that RabbitMQ acts upon or writes itself. Republished, CC and BCC would make the broker send copies
 # wherever a stranger wished, and x-death would make it see a cycle where there is a retry.
@@ -112,7 +116,7 @@ def command_message(
 def retry_message(delivery: Delivery, *, delay_ms: int) -> Outgoing:
     """The same message once more, after a delay and with one attempt more on its count."""
     exchange, routing_key = delay_lanes.route(delivery.queue_name, delay_ms)
-    headers = _foreign_headers(delivery.headers)
+    headers = foreign_headers(delivery.headers)
     headers[ATTEMPT_HEADER] = delivery.attempt + 1
     headers[FIRST_EXCHANGE_HEADER] = delivery.exchange
     headers[FIRST_ROUTING_KEY_HEADER] = delivery.routing_key
@@ -121,7 +125,7 @@ def retry_message(delivery: Delivery, *, delay_ms: int) -> Outgoing:
 
 def dead_letter_message(delivery: Delivery, *, reason: str) -> Outgoing:
     """The same message for the dead-letter queue of its queue: raw bytes, its headers, and why."""
-    headers = _foreign_headers(delivery.headers)
+    headers = foreign_headers(delivery.headers)
     headers[ATTEMPT_HEADER] = delivery.attempt
     headers[QUEUE_HEADER] = delivery.queue_name
     headers[REASON_HEADER] = reason[:MAX_REASON_CHARACTERS]
@@ -148,7 +152,7 @@ def delivery_from_wire(
     *,
     content_type: object,
     type_: object,
-    headers: Mapping[str, object] | None,
+    headers: Mapping[str | bytes, object] | None,
     message_id: object,
     redelivered: bool,
 ) -> Delivery:
@@ -158,12 +162,19 @@ def delivery_from_wire(
     Our own headers mean something only on a message that came through our own delivery exchange, where
     nobody else may publish; from anywhere else they are as foreign as the body.
     """
+    # The client library leaves a name that is not UTF-8 as bytes.
+    named = {
+        name if isinstance(name, str) else bytes(name).decode("utf-8", "backslashreplace"): value
+        for name, value in (headers or {}).items()
+    }
     attempt = 0
-    if headers and exchange == DELIVER_EXCHANGE:
-        counted = headers.get(ATTEMPT_HEADER)
-        attempt = counted if type(counted) is int and counted > 0 else 0
-        first_exchange = headers.get(FIRST_EXCHANGE_HEADER)
-        first_routing_key = headers.get(FIRST_ROUTING_KEY_HEADER)
+    if named and exchange == DELIVER_EXCHANGE:
+        counted = named.get(ATTEMPT_HEADER)
+        # A boolean is an int in Python, and no count.
+        if isinstance(counted, int) and not isinstance(counted, bool) and counted > 0:
+            attempt = int(counted)
+        first_exchange = named.get(FIRST_EXCHANGE_HEADER)
+        first_routing_key = named.get(FIRST_ROUTING_KEY_HEADER)
         if isinstance(first_exchange, str) and isinstance(first_routing_key, str):
             exchange, routing_key = first_exchange, first_routing_key
     return Delivery(
@@ -173,7 +184,7 @@ def delivery_from_wire(
         body=body,
         content_type=_text(content_type),
         type=_text(type_),
-        headers=headers or {},
+        headers=named,
         message_id=_text(message_id),
         redelivered=redelivered,
         attempt=attempt,
@@ -185,8 +196,13 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _foreign_headers(headers: Mapping[str, object]) -> dict[str, object]:
-    return {
+def foreign_headers(headers: Mapping[str, object]) -> dict[str, object]:
+    """
+    A stranger's headers as they may be sent on: without what the broker acts upon and without our own names.
+
+    Headers that cannot be written again become their text, cut to what fits.
+    """
+    foreign = {
         name: value
         for name, value in headers.items()
         if not _BROKER_HEADER.match(name) and not name.startswith(_OWN_HEADER_PREFIX)

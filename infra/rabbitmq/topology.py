@@ -33,6 +33,7 @@ PAYMENT_BANK = "payment.bank"
 PAYMENT_MATCH = "payment.match"
 ESCROW_HOLD = "escrow.hold"
 ESCROW_RELEASE = "escrow.release"
+ESCROW_DISPUTE = "escrow.dispute"
 PAYOUT_WITHDRAWAL = "payout.withdrawal"
 PAYOUT_SELLER = "payout.seller"
 PAYOUT_PASSWORD = "payout.password"  # noqa: S105 - a queue's name
@@ -41,10 +42,11 @@ PAYOUT_BANK = "payout.bank"
 # Which event types of the outside lead into which queue. A queue without any is fed by commands only.
 WORK_QUEUES: Mapping[str, tuple[str, ...]] = {
     PAYMENT_INTAKE: ("order.paid",),
-    PAYMENT_BANK: ("bank.credited",),
+    PAYMENT_BANK: ("bank.credited", "bank.debited"),
     PAYMENT_MATCH: (),
     ESCROW_HOLD: (),
     ESCROW_RELEASE: (),
+    ESCROW_DISPUTE: ("dispute.opened", "dispute.resolved", "refund.requested"),
     PAYOUT_WITHDRAWAL: ("withdrawal.requested",),
     PAYOUT_SELLER: ("seller.enrolled", "seller.password_changed"),
     PAYOUT_PASSWORD: (),

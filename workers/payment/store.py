@@ -141,7 +141,7 @@ def find_references(connection: Connection, credit_ids: Sequence[UUID]) -> set[s
         for row in connection.execute(
             text("""
                 SELECT bank_reference FROM bank_credits
-                WHERE credit_id = ANY(CAST(:ids AS uuid[])) AND payment_id IS NULL
+                WHERE credit_id = ANY(CAST(:ids AS uuid[])) AND payment_id IS NULL AND taken_back_at IS NULL
             """),
             {"ids": list(credit_ids)},
         )
@@ -155,7 +155,8 @@ def lock_open_credits(connection: Connection, references: Iterable[str]) -> list
         for row in connection.execute(
             text("""
                 SELECT credit_id, bank_reference, amount_minor, currency FROM bank_credits
-                WHERE payment_id IS NULL AND bank_reference = ANY(CAST(:references AS text[]))
+                WHERE payment_id IS NULL AND taken_back_at IS NULL
+                  AND bank_reference = ANY(CAST(:references AS text[]))
                 ORDER BY credit_id FOR UPDATE
             """),
             {"references": sorted(set(references))},

@@ -86,12 +86,13 @@ def find_matchable_credits(connection: Connection, *, grace_seconds: float, limi
                 SELECT c.credit_id FROM bank_credits AS c
                 JOIN payments AS p ON p.bank_reference = c.bank_reference AND p.state = 'received'
                   AND p.funded_at IS NULL AND (p.amount_minor, p.currency) = (c.amount_minor, c.currency)
-                WHERE c.payment_id IS NULL
+                WHERE c.payment_id IS NULL AND c.taken_back_at IS NULL
                   AND c.received_at < clock_timestamp() - make_interval(secs => :grace)
                 GROUP BY c.bank_reference, c.amount_minor, c.currency, c.credit_id
                 HAVING count(*) <= (
                     SELECT count(*) FROM bank_credits AS same
-                    WHERE same.payment_id IS NULL AND same.bank_reference = c.bank_reference
+                    WHERE same.payment_id IS NULL AND same.taken_back_at IS NULL
+                      AND same.bank_reference = c.bank_reference
                       AND (same.amount_minor, same.currency) = (c.amount_minor, c.currency)
                 )
                 ORDER BY c.credit_id LIMIT :limit

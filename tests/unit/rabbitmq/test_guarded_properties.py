@@ -31,7 +31,7 @@ def _nested(depth: int) -> bytes:
     ],
 )
 def test_headers_that_break_the_client_library_become_evidence(field: bytes) -> None:
-    """Stock pika raises in its read loop: the connection closes, and the message comes back to the next one."""
+    """Stock pika raises in its read loop: the connection closes, and the message breaks the next one."""
     encoded = _with_header(field)
     with pytest.raises(Exception, match=r".*"):
         pika.BasicProperties().decode(encoded)

@@ -1,0 +1,55 @@
+# The commands of this project; `make help` explains them.
+# Everything that they make lies under .local/; only missing Debian packages go elsewhere.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+bin := .local/venv/bin
+set_up := ./infra/local/setup.sh
+
+.PHONY: help demo test check up down status clean bench lock static
+
+help: ## this list
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## set everything up, run the whole path with real messages, show and audit it (< 2 minutes)
+	@$(set_up) runtime
+	@$(bin)/python -m ops.demo
+
+test: ## set everything up, then run every check and test on real services
+	@$(set_up) dev
+	@$(MAKE) --no-print-directory static
+	$(bin)/pytest
+
+check: ## what can be checked without services: lint, types, import rules, unit tests (< 1 minute)
+	@$(set_up) checks
+	@$(MAKE) --no-print-directory static
+	$(bin)/pytest tests/unit
+
+static:
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/mypy
+	$(bin)/lint-imports
+
+up: ## start RabbitMQ, PostgreSQL, the simulated bank and the workers in the background (HOLDFAST_SCALE="payment=2")
+	@$(set_up) runtime
+	@$(bin)/python -m infra.local up
+
+down: ## stop them; data is kept
+	@if [ -x $(bin)/python ]; then $(bin)/python -m infra.local down; fi
+
+status: ## which processes run
+	@if [ -x $(bin)/python ]; then $(bin)/python -m infra.local status; fi
+
+clean: ## stop everything and delete .local/ with all its data
+	@if [ -x $(bin)/python ]; then $(bin)/python -m infra.local down --everything; fi
+	rm -rf .local
+
+bench: ## measure orders per second against stock Dramatiq and the obvious way (minutes)
+	@$(set_up) dev
+	@$(bin)/python bench
+
+lock: ## choose the newest versions of all dependencies and pin them with their hashes
+	@./infra/local/lock.sh

@@ -1,0 +1,70 @@
+"""`python -m infra.local up|down|status`: what `make up` and `make down` call."""
+
+import argparse
+import sys
+import time
+
+from infra.local.errors import LocalServiceError
+from infra.local.installation import (
+    Installation,
+    installations,
+    process_states,
+    stop_test_runs,
+)
+
+
+def _up() -> None:
+    begun_at = time.monotonic()
+    installation = Installation()
+    installation.up(lambda line: _say(f"  {line}"))
+    shown = installation.env_file.relative_to(installation.folder.parent)
+    _say(f"ready after {time.monotonic() - begun_at:.1f} s; `. {shown}` lets `holdfast` find it")
+
+
+def _down(*, everything: bool) -> None:
+    if everything:
+        for installation in installations():
+            installation.down()
+        stop_test_runs()
+    else:
+        Installation().down()
+    _say("stopped; data is kept" if not everything else "stopped")
+
+
+def _status() -> None:
+    for name, (state, crashes) in process_states(Installation().folders).items():
+        _say(f"{name:12} {state}{f', {crashes} crashes in a row' if crashes else ''}")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def main() -> int:
+    """Return the exit code: 0, or 1 with one sentence on standard error."""
+    parser = argparse.ArgumentParser(prog="python -m infra.local")
+    actions = parser.add_subparsers(dest="action", required=True)
+    actions.add_parser("up")
+    actions.add_parser("status")
+    down = actions.add_parser("down")
+    down.add_argument("--everything", action="store_true", help="also demos and test runs cut short")
+    arguments = parser.parse_args()
+    try:
+        match arguments.action:
+            case "up":
+                _up()
+            case "status":
+                _status()
+            case _:
+                _down(everything=arguments.everything)
+    except LocalServiceError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

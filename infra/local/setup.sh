@@ -1,0 +1,201 @@
+#!/usr/bin/env bash
+# Sets up what Holdfast needs on this machine; quick when nothing is to be done.
+#
+#   infra/local/setup.sh runtime    what `make demo` and `make up` need
+#   infra/local/setup.sh dev        the same, and the tools of `make test`
+#   infra/local/setup.sh checks     only the tools: no RabbitMQ, no PostgreSQL
+#
+# Debian packages are installed only where they are missing. Python packages go into .local/venv,
+# pinned by hash. Nothing else outside the checkout changes: no server is started or configured.
+set -euo pipefail
+
+purpose=${1:?usage: setup.sh runtime|dev|checks}
+checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
+local_folder=$checkout/.local
+venv=$local_folder/venv
+stamp=$venv/holdfast-installed
+
+export DEBIAN_FRONTEND=noninteractive
+# A stripped PATH lacks where Debian keeps the tools of root.
+export PATH="$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+say() { printf '  %s\n' "$*" >&2; }
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+# ---------------------------------------------------------------------------- what is missing
+
+can_make_venvs() { "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+
+find_python() {
+    local name path
+    for name in python3.11 python3 python3.12 python3.13; do
+        path=$(command -v "$name") || continue
+        if can_make_venvs "$path"; then printf '%s\n' "$path"; return; fi
+    done
+    # Another Python may hide Debian's own on PATH.
+    if [ -x /usr/bin/python3 ] && can_make_venvs /usr/bin/python3; then printf '/usr/bin/python3\n'; return; fi
+    return 1
+}
+
+has_broker() { [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || command -v rabbitmq-server; } >/dev/null
+has_database() { compgen -G '/usr/lib/postgresql/*/bin/initdb' || command -v initdb; } >/dev/null
+
+needs_venv() { ! "$venv/bin/python" -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+
+# ---------------------------------------------------------------------------- Debian packages
+
+policy=/usr/sbin/policy-rc.d
+# What stood in its place waits under this name, so that even a run that was killed can put it back.
+policy_before=$policy.before-holdfast
+policy_mark='Written by Holdfast while it installs packages'
+no_cluster=/etc/postgresql-common/createcluster.d/holdfast-setup.conf
+
+write_policy() {
+    printf '#!/bin/sh\n# %s: no server starts meanwhile.\nexit 101\n' "$policy_mark" >"$policy"
+    chmod 755 "$policy"
+}
+
+# Debian starts a server as soon as it is installed, and PostgreSQL makes a database cluster for the
+# system. Neither is wanted here; both are refused for the time of the installation only.
+refuse_servers() {
+    restore_machine
+    if [ -e "$policy" ] || [ -L "$policy" ]; then mv "$policy" "$policy_before"; fi
+    write_policy
+    made_folders=()
+    local folder
+    for folder in /etc/postgresql-common /etc/postgresql-common/createcluster.d; do
+        if [ ! -d "$folder" ]; then mkdir "$folder"; made_folders+=("$folder"); fi
+    done
+    printf 'create_main_cluster = off\n' >"$no_cluster"
+}
+
+restore_machine() {
+    if [ -e "$policy_before" ] || [ -L "$policy_before" ]; then
+        mv -f "$policy_before" "$policy"
+    elif grep -qs "$policy_mark" "$policy"; then
+        rm -f "$policy"
+    fi
+    rm -f "$no_cluster"
+    local index
+    for ((index = ${#made_folders[@]} - 1; index >= 0; index--)); do
+        rmdir --ignore-fail-on-non-empty "${made_folders[index]}" 2>/dev/null || true
+    done
+    made_folders=()
+}
+made_folders=()
+
+apt() { apt-get -qq -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 "$@"; }
+
+# apt waits for the lock of dpkg by itself, but not for that of the package lists.
+update_lists() {
+    local tries=0 said
+    until said=$(apt update 2>&1); do
+        tries=$((tries + 1))
+        if [[ $said != *"/var/lib/apt/lists/lock"* ]] || ((tries > 150)); then
+            printf '%s\n' "$said"
+            return 1
+        fi
+        sleep 2
+    done
+}
+
+install_packages() (
+    log=$local_folder/log/packages.log
+    mkdir -p "$local_folder/log"
+    # One at a time, also from two checkouts: they would put back each other's policy-rc.d.
+    exec 8</usr/sbin
+    flock 8
+    trap restore_machine EXIT
+    trap 'exit 129' HUP
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    refuse_servers
+    # Unsafe input and output: dpkg skips one fsync a file, which takes most of its time.
+    update_lists >"$log" 2>&1 &&
+        apt install --yes --no-install-recommends -o Dpkg::Options::=--force-unsafe-io \
+            -o Dpkg::Options::=--force-confold "$@" >>"$log" 2>&1 </dev/null
+)
+
+# ---------------------------------------------------------------------------- Python packages
+
+fingerprint() { # of everything that an installed environment depends on
+    { printf '%s\n' "$checkout"; cat "$checkout/pyproject.toml" "$checkout/$1"; } | sha256sum | cut -d' ' -f1
+}
+
+is_installed() { grep -qsx "$1 $(fingerprint "$1")" "$stamp"; }
+
+install_python_packages() {
+    local lock=$1 from=$SECONDS
+    # Of a checkout that was moved or copied, the scripts in the venv still name the old place.
+    if [ -e "$stamp" ] && ! grep -qsx "folder $checkout" "$stamp"; then rm -rf "$venv"; fi
+    if needs_venv; then rm -rf "$venv" && "$python" -m venv "$venv"; fi
+    rm -f "$stamp"
+    # The caller's pip may be set up to install for a user, which a venv refuses.
+    export PIP_USER=false PIP_REQUIRE_VIRTUALENV=false PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
+    local log=$local_folder/log/python-packages.log
+    mkdir -p "$local_folder/log"
+    if ! {
+        # Modules are compiled when they are first imported; most never are.
+        "$venv/bin/python" -m pip install --require-hashes --no-compile -r "$checkout/$lock" &&
+            "$venv/bin/python" -m pip install --no-build-isolation --no-deps --no-compile -e "$checkout"
+    } >"$log" 2>&1; then
+        grep -v '^WARNING' "$log" | tail -n 10 >&2
+        fail "Python packages of $lock could not be installed, see .local/log/python-packages.log"
+    fi
+    { printf 'folder %s\n' "$checkout"; printf '%s %s\n' "$lock" "$(fingerprint "$lock")"; } >"$stamp"
+    # The development lock holds all of the other.
+    if [ "$lock" = requirements-dev.lock ]; then
+        printf '%s %s\n' requirements.lock "$(fingerprint requirements.lock)" >>"$stamp"
+    fi
+    say "Python packages installed ($((SECONDS - from)) s)"
+}
+
+# ---------------------------------------------------------------------------- main
+
+case $purpose in
+    runtime) lock=requirements.lock ;;
+    dev | checks) lock=requirements-dev.lock ;;
+    *) fail "usage: setup.sh runtime|dev|checks" ;;
+esac
+
+missing=() broker_missing='' database_missing=''
+if [ "$purpose" != checks ]; then
+    if [ -z "${HOLDFAST_BROKER_URL:-}" ] && ! has_broker; then missing+=(rabbitmq-server); broker_missing=1; fi
+    if [ -z "${HOLDFAST_DATABASE_URL:-}" ] && ! has_database; then missing+=(postgresql); database_missing=1; fi
+fi
+
+if [ -n "$broker_missing$database_missing" ]; then
+    no_servers="RabbitMQ or PostgreSQL is missing and can't be installed here; set HOLDFAST_BROKER_URL and HOLDFAST_DATABASE_URL to servers of yours"
+    if [ "$(id -u)" != 0 ]; then fail "$no_servers (not root)"; fi
+    if ! command -v apt-get >/dev/null; then fail "$no_servers (no apt)"; fi
+fi
+
+mkdir -p "$local_folder"
+# A second run waits for the first and then finds everything done.
+exec 9<"$local_folder"
+flock 9
+
+python=$(find_python) || python=''
+if needs_venv && [ -z "$python" ]; then
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        fail "no Python 3.11 or newer that can make virtual environments: install python3-venv"
+    fi
+    missing+=(python3-venv)
+fi
+
+if [ ${#missing[@]} -gt 0 ]; then
+    from=$SECONDS
+    say "installing Debian packages: ${missing[*]}"
+    if ! install_packages "${missing[@]}"; then
+        tail -n 5 "$local_folder/log/packages.log" >&2
+        if [ -n "$broker_missing$database_missing" ]; then fail "$no_servers (apt failed)"; fi
+        fail "apt failed, see .local/log/packages.log"
+    fi
+    say "Debian packages installed ($((SECONDS - from)) s)"
+    python=$(find_python) || fail "Python still can't make virtual environments"
+fi
+
+if needs_venv || ! is_installed "$lock"; then
+    say "installing Python packages from $lock"
+    install_python_packages "$lock"
+fi
