@@ -80,6 +80,11 @@ class Settings(BaseSettings):
     # How long past its time a step may be before the sweep puts it back on its way.
     sweep_grace_seconds: PositiveFloat = 15.0
 
+    # A dispute that is open for longer raises an alarm.
+    dispute_alarm_seconds: PositiveInt = 30 * DAY_SECONDS
+    # An operator's claim above this many minor units needs a second name.
+    claim_second_name_above_minor: NonNegativeInt = 100_000
+
     argon2_memory_kib: PositiveInt = 19_456
     argon2_iterations: PositiveInt = 2
     argon2_parallelism: PositiveInt = 1
@@ -102,15 +107,15 @@ class Settings(BaseSettings):
         return "postgresql+psycopg://" + str(self.database_url).split("://", 1)[1]
 
 
-def load_settings() -> Settings:
+def load_settings(**given: str) -> Settings:
     """
-    Read the environment.
+    Read the environment; values that are given count instead of the variable of that name.
 
     Raises:
         SettingsError: one line that names each wrong variable and why.
     """
     try:
-        return Settings()  # its values come from the environment
+        return Settings(**given)  # type: ignore[arg-type]  # pydantic converts what is text
     except ValidationError as error:
         problems = "; ".join(
             f"HOLDFAST_{'_'.join(str(part) for part in detail['loc']).upper()}: {detail['msg']}"

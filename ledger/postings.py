@@ -21,6 +21,7 @@ class PostingKind(StrEnum):
     CREDIT_SUSPENDED = "credit_suspended"  # cause: credit
     CREDIT_CLAIMED = "credit_claimed"  # cause: credit
     CREDIT_TAKEN_BACK = "credit_taken_back"  # cause: debit of the bank
+    DEBIT_EXPLAINED = "debit_explained"  # cause: debit of the bank
     HELD = "held"  # cause: hold
     RELEASED = "released"  # cause: hold
     FEE_TAKEN = "fee_taken"  # cause: hold
@@ -30,6 +31,7 @@ class PostingKind(StrEnum):
     PAYOUT_RETURNED = "payout_returned"  # cause: withdrawal
     REFUND_RESERVED = "refund_reserved"  # cause: part of a refund
     REFUND_SETTLED = "refund_settled"  # cause: part of a refund
+    REFUND_RETURNED = "refund_returned"  # cause: part of a refund
     CLAIM_TAKEN = "claim_taken"  # cause: claim
     CLAIM_OWED = "claim_owed"  # cause: claim
     CLAIM_PAID = "claim_paid"  # cause: hold whose release paid it
@@ -45,6 +47,7 @@ ACCOUNTS_OF: dict[PostingKind, tuple[AccountKind, AccountKind]] = {
     PostingKind.CREDIT_SUSPENDED: (_K.BANK_CASH, _K.SUSPENSE),
     PostingKind.CREDIT_CLAIMED: (_K.SUSPENSE, _K.BANK_CASH),
     PostingKind.CREDIT_TAKEN_BACK: (_K.SUSPENSE, _K.BANK_CASH),
+    PostingKind.DEBIT_EXPLAINED: (_K.BANK_CASH, _K.SUSPENSE),
     PostingKind.HELD: (_K.RECEIVED, _K.HELD),
     PostingKind.RELEASED: (_K.HELD, _K.AVAILABLE),
     PostingKind.FEE_TAKEN: (_K.HELD, _K.FEES),
@@ -54,6 +57,7 @@ ACCOUNTS_OF: dict[PostingKind, tuple[AccountKind, AccountKind]] = {
     PostingKind.PAYOUT_RETURNED: (_K.BANK_CASH, _K.AVAILABLE),
     PostingKind.REFUND_RESERVED: (_K.HELD, _K.REFUNDABLE),
     PostingKind.REFUND_SETTLED: (_K.REFUNDABLE, _K.BANK_CASH),
+    PostingKind.REFUND_RETURNED: (_K.BANK_CASH, _K.REFUNDABLE),
     PostingKind.CLAIM_TAKEN: (_K.AVAILABLE, _K.RECOVERED),
     PostingKind.CLAIM_OWED: (_K.RECEIVABLE, _K.RECOVERED),
     PostingKind.CLAIM_PAID: (_K.AVAILABLE, _K.RECEIVABLE),

@@ -68,9 +68,11 @@ def describe_database_error(error: SQLAlchemyError, settings: Settings) -> str:
     if isinstance(cause, postgres_errors.UndefinedTable | postgres_errors.UndefinedColumn) or (
         isinstance(error, ProgrammingError) and isinstance(cause, postgres_errors.UndefinedFunction)
     ):
-        return f"the database at {database_place(settings)} lacks (some of) our schema: run `holdfast migrate`"
+        return (
+            f"the database at {database_place(settings)} lacks (some of) our schema: run `holdfast migrate`"
+        )
     if isinstance(cause, postgres_errors.QueryCanceled | postgres_errors.LockNotAvailable):
-        return f"the database took too long: {one_line(cause)}; try again, or raise HOLDFAST_STATEMENT_TIMEOUT_MS"
+        return f"the database took too long ({one_line(cause)}): raise HOLDFAST_STATEMENT_TIMEOUT_MS"
     if isinstance(error, OperationalError | InterfaceError):
         return (
             f"the database at {database_place(settings)} can't be reached ({one_line(cause or error)}):"
@@ -88,12 +90,13 @@ def describe_broker_error(error: BaseException, settings: Settings) -> str:
         return f"the broker at {place} has no such virtual host for this user: mend HOLDFAST_BROKER_URL"
     if isinstance(error, pika.exceptions.ChannelClosedByBroker):
         if error.reply_code == _AMQP_NOT_FOUND:
-            return f"the broker at {place} lacks our topology ({error.reply_text}): run `holdfast topology apply`"
+            return f"the broker at {place} lacks our topology: run `holdfast topology apply`"
         return (
-            f"the broker at {place} refuses: {error.reply_text}; see `holdfast topology verify`, and delete what"
-            " differs when it is empty"
+            f"the broker at {place} refuses: {error.reply_text}; `holdfast topology verify` shows all that"
+            " differs"
         )
-    return f"the broker at {place} can't be reached ({_amqp_cause(error)}): start it, or mend HOLDFAST_BROKER_URL"
+    cause = _amqp_cause(error)
+    return f"the broker at {place} can't be reached ({cause}): start it, or mend HOLDFAST_BROKER_URL"
 
 
 def database_place(settings: Settings) -> str:

@@ -2,7 +2,9 @@
 
 import getpass
 import os
+import re
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -10,13 +12,111 @@ import typer
 
 from infra.security.signatures import InvalidKey, Scheme, parse_ed25519_public, parse_hmac_secret
 from ops.failures import BadUsage
-from schemas.fields import EXTERNAL_ID_PATTERN, OWNER_ID_PATTERN
+from schemas.fields import EXTERNAL_ID_PATTERN, OWNER_ID_PATTERN, parse_rfc3339
 
 _STANDARD_INPUT = "-"
 _MAX_KEY_CHARACTERS = 4096
+_OWNER_ID = re.compile(OWNER_ID_PATTERN.removesuffix("$") + r"\Z")
+_EXTERNAL_ID = re.compile(EXTERNAL_ID_PATTERN.removesuffix("$") + r"\Z")
 
 
-def _matching(pattern: str, what: str) -> "object":
-    import re  # noqa: PLC0415 - replaced below
+def _owner_id(value: str | None) -> str | None:
+    if value is not None and not _OWNER_ID.match(value):
+        raise typer.BadParameter("1 to 64 characters a-z, 0-9 and '-'")
+    return value
 
-    return re, pattern, what
+
+def _external_id(value: str | None) -> str | None:
+    if value is not None and not _EXTERNAL_ID.match(value):
+        raise typer.BadParameter("1 to 64 printable ASCII characters")
+    return value
+
+
+def _instant(value: str) -> datetime:
+    try:
+        return parse_rfc3339(value)
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}, such as 2026-11-23T08:00:00Z") from None
+
+
+def current_operator() -> str:
+    """Return who acts, where nobody is named: the user of this shell."""
+    return os.environ.get("USER") or getpass.getuser()
+
+
+def _given_text(value: str) -> str:
+    if not value.strip():
+        raise typer.BadParameter("must not be empty")
+    return value.strip()
+
+
+ShopArgument = Annotated[str, typer.Argument(metavar="SHOP", help="The shop's id.", callback=_owner_id)]
+ShopOption = Annotated[str, typer.Option("--shop", help="The shop's id.", callback=_owner_id)]
+BankArgument = Annotated[str, typer.Argument(metavar="BANK", help="The bank's id.", callback=_owner_id)]
+SellerOption = Annotated[
+    str | None, typer.Option("--seller", help="One seller of the shop.", callback=_external_id)
+]
+OrderOption = Annotated[str | None, typer.Option("--order", help="An order's id.", callback=_external_id)]
+WithdrawalOption = Annotated[
+    str | None, typer.Option("--withdrawal", help="A withdrawal's id.", callback=_external_id)
+]
+SinceOption = Annotated[
+    datetime,
+    typer.Option(
+        "--since", help="From this time on (RFC 3339 with an offset).", parser=_instant, metavar="T"
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+OperatorOption = Annotated[
+    str,
+    typer.Option(
+        "--operator",
+        help="Who acts; kept on record.",
+        default_factory=current_operator,
+        show_default="$USER",
+        callback=_given_text,
+    ),
+]
+WhyOption = Annotated[str, typer.Option("--why", help="Why; kept on record.")]
+RequiredWhyOption = Annotated[str, typer.Option("--why", help="Why; kept on record.", callback=_given_text)]
+Ed25519Option = Annotated[
+    str | None,
+    typer.Option("--ed25519", metavar="BASE64", help="The raw public key in base64; - reads standard input."),
+]
+HmacFileOption = Annotated[
+    str | None,
+    typer.Option("--hmac-file", metavar="FILE", help="A file that holds whsec_...; - reads standard input."),
+]
+
+
+def read_key(ed25519: str | None, hmac_file: str | None) -> tuple[Scheme, bytes]:
+    """
+    Read key material from the two options, of which exactly one is given.
+
+    Raises:
+        BadUsage: none or both, an unreadable file, or no usable key. Never repeats the material.
+    """
+    try:
+        match (ed25519, hmac_file):
+            case (str(text), None):
+                if text == _STANDARD_INPUT:
+                    text = sys.stdin.read(_MAX_KEY_CHARACTERS)
+                return Scheme.ED25519, parse_ed25519_public(text)
+            case (None, str(path)):
+                return Scheme.HMAC_SHA256, parse_hmac_secret(_read_secret(path))
+            case _:
+                raise BadUsage("give one key: --ed25519 BASE64 or --hmac-file FILE")
+    except InvalidKey as error:
+        raise BadUsage(str(error)) from None
+
+
+def _read_secret(path: str) -> str:
+    if path == _STANDARD_INPUT:
+        return sys.stdin.read(_MAX_KEY_CHARACTERS)
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            return file.read(_MAX_KEY_CHARACTERS)
+    except OSError as error:
+        raise BadUsage(f"{path} can't be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise BadUsage(f"{path} is no text") from None

@@ -1,9 +1,9 @@
-"""What commands print: JSON for programs, tables for people. Nothing that a stranger wrote can forge a line."""
+"""What commands print: JSON for programs, tables for people; no stranger's text can forge a line."""
 
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.box import SIMPLE
@@ -36,7 +36,9 @@ def complain(sentence: str) -> None:
     sys.stderr.write(f"holdfast: {printable(sentence)}\n")
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None
+) -> None:
     """Write a table; columns whose name ends in `#` are numbers and lean right."""
     table = Table(box=SIMPLE, title=title, title_justify="left", pad_edge=False, title_style="bold")
     for column in columns:
@@ -62,8 +64,10 @@ def money(amount_minor: int, currency: str) -> str:
 
 
 def moment(instant: datetime | None) -> str:
-    """Show a time to the millisecond, in UTC."""
-    return "" if instant is None else format_rfc3339(instant.replace(tzinfo=instant.tzinfo)).replace("T", " ")
+    """Show a time in UTC, as precise as it is known: order matters more than looks."""
+    return (
+        "" if instant is None else format_rfc3339(instant.astimezone(UTC)).replace("T", " ").replace("Z", "")
+    )
 
 
 def printable(text: str) -> str:

@@ -74,6 +74,13 @@ class CheckRefund(Command):
     tries: Tries = 0
 
 
+class ClaimBack(Command):
+    """Claim from sellers what was released of payments that the bank has taken back."""
+
+    NAME: ClassVar[str] = "claim_back"
+    debit_ids: Ids
+
+
 class CollectReturns(Command):
     """Ask the bank which settled transfers came back."""
 
@@ -89,6 +96,7 @@ COMMANDS: dict[str, type[Command]] = {
         CheckPassword,
         SubmitTransfer,
         CheckTransfer,
+        ClaimBack,
         SubmitRefund,
         CheckRefund,
         CollectReturns,

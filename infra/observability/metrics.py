@@ -1,6 +1,6 @@
 """Counters and histograms of the workers: base units, bounded labels, no label by seller or order."""
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 RELEASE_LAG_SECONDS = Histogram(
     "holdfast_release_lag_seconds",
@@ -15,6 +15,10 @@ SWEPT = Counter(
     "holdfast_swept_total",
     "What the sweep found stuck and put back on its way; should stay 0.",
     ["what"],
+)
+STALE_DISPUTES = Gauge(
+    "holdfast_stale_disputes",
+    "Disputes that have been open for longer than HOLDFAST_DISPUTE_ALARM_SECONDS.",
 )
 PASSWORD_CHECKS = Counter(
     "holdfast_password_checks_total",

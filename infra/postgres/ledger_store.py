@@ -78,7 +78,7 @@ def lock_available(connection: Connection, keys: Iterable[SellerCurrency]) -> di
             ORDER BY shop_id, seller_id, currency
             FOR UPDATE
         """),
-        _key_arrays(ordered),
+        key_arrays(ordered),
     )
     balances = dict.fromkeys(ordered, 0)
     for row in found:
@@ -260,7 +260,7 @@ def _add_to_available(connection: Connection, amounts: Mapping[SellerCurrency, i
                 ON CONFLICT (shop_id, seller_id, currency) DO UPDATE
                 SET available_minor = old.available_minor + excluded.available_minor
             """),
-            {**_key_arrays(list(amounts)), "amounts": list(amounts.values())},
+            {**key_arrays(list(amounts)), "amounts": list(amounts.values())},
         )
 
 
@@ -276,13 +276,14 @@ def _take_from_available(connection: Connection, amounts: Mapping[SellerCurrency
             WHERE (old.shop_id, old.seller_id, old.currency)
                 = (given.shop_id, given.seller_id, given.currency)
         """),
-        {**_key_arrays(list(amounts)), "amounts": list(amounts.values())},
+        {**key_arrays(list(amounts)), "amounts": list(amounts.values())},
     )
     if taken.rowcount != len(amounts):
         raise InvalidPosting("taken from a withdrawable balance that never had anything")
 
 
-def _key_arrays(keys: Sequence[SellerCurrency]) -> dict[str, list[str]]:
+def key_arrays(keys: Sequence[SellerCurrency]) -> dict[str, list[str]]:
+    """Return keys as the three arrays that a set-based statement unnests."""
     return {
         "shops": [key.shop_id for key in keys],
         "sellers": [key.seller_id for key in keys],

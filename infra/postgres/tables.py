@@ -240,7 +240,10 @@ payments = Table(
     _moment("paid_at"),
     _moment("received_at"),
     _moment("funded_at", nullable=True),
+    # The bank took the credit back: nothing is released, whatever the shop's policy, until it comes again.
+    _moment("charged_back_at", nullable=True),
     CheckConstraint("state IN ('received', 'rejected')", name="state"),
+    CheckConstraint("funded_at IS NULL OR charged_back_at IS NULL", name="charged_back"),
     CheckConstraint("(state = 'rejected') = (reason IS NOT NULL)", name="reason"),
     CheckConstraint("amount_minor BETWEEN 1 AND 1000000000000000", name="amount"),
     CheckConstraint("protection_days BETWEEN 3 AND 7", name="protection_days"),
@@ -284,8 +287,8 @@ bank_credits = Table(
         unique=True,
         postgresql_where=text("payment_id IS NOT NULL"),
     ),
-    # Credits in suspense, found by the payment that explains them.
-    Index("bank_credits_suspense_idx", "bank_reference", postgresql_where=text("payment_id IS NULL")),
+    # Credits found by the payment that explains them, or by the debit that takes them back.
+    Index(None, "bank_reference"),
 )
 
 # --- holds ----------------------------------------------------------------------------------------
@@ -388,7 +391,8 @@ refunds = Table(
     ),
     CheckConstraint("state <> 'rejected' OR reason IS NOT NULL", name="reason"),
     CheckConstraint(
-        "state = 'rejected' OR (payment_id IS NOT NULL AND currency IS NOT NULL AND end_to_end_id IS NOT NULL)",
+        "state = 'rejected'"
+        " OR (payment_id IS NOT NULL AND currency IS NOT NULL AND end_to_end_id IS NOT NULL)",
         name="accepted",
     ),
     CheckConstraint("amount_minor >= 1", name="amount"),
@@ -426,10 +430,13 @@ bank_debits = Table(
     Column("reason", Text, nullable=False),
     _moment("booked_at"),
     _moment("received_at"),
-    # The credit that it took back; none where the bank took back what it never gave.
+    # The credit that it took back, and whom that had confirmed; a debit may come before its credit.
     Column("credit_id", Uuid, nullable=True),
+    Column("payment_id", Uuid, nullable=True),
     CheckConstraint("amount_minor BETWEEN 1 AND 1000000000000000", name="amount"),
     UniqueConstraint("bank_id", "statement_line"),  # the business key
+    # Debits whose credit has not come yet.
+    Index("bank_debits_open_idx", "bank_reference", postgresql_where=text("credit_id IS NULL")),
 )
 
 claims = Table(
@@ -444,10 +451,14 @@ claims = Table(
     Column("cause", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("hold_id", Uuid, nullable=True),
+    Column("operator", Text, nullable=True),
+    Column("second_operator", Text, nullable=True),
     _moment("made_at"),
     CheckConstraint("amount_minor BETWEEN 1 AND 1000000000000000", name="amount"),
     CheckConstraint("taken_minor BETWEEN 0 AND amount_minor", name="taken"),
     CheckConstraint("cause IN ('operator', 'chargeback')", name="cause"),
+    CheckConstraint("(cause = 'operator') = (operator IS NOT NULL)", name="operator"),
+    CheckConstraint("second_operator IS NULL OR second_operator <> operator", name="two_names"),
 )
 
 # What sellers owe after claims; later releases pay it off first, so it is kept and locked.

@@ -207,6 +207,9 @@ def foreign_headers(headers: Mapping[str, object]) -> dict[str, object]:
         for name, value in headers.items()
         if not _BROKER_HEADER.match(name) and not name.startswith(_OWN_HEADER_PREFIX)
     }
+    if can_be_written(foreign):
+        return foreign
+    return {AS_TEXT_HEADER: repr(foreign)[:MAX_TEXT_CHARACTERS]}
 
 
 def _copy(delivery: Delivery, *, exchange: str, routing_key: str, headers: Mapping[str, object]) -> Outgoing:

@@ -108,21 +108,25 @@ def _judge(token: str) -> str:
     if len(parts) != _PARTS:
         raise SealedRefused("not a compact JWE")
     header_part, encrypted_key, iv, ciphertext, tag = parts
-    if encrypted_key:
-        raise SealedRefused(f"{ALGORITHM} carries no encrypted key")
     if len(header_part) > _MAX_HEADER_CHARS:
         raise SealedRefused("the header is too long")
     try:
-        sizes_are_right = len(decode_base64url(iv)) == _IV_BYTES and len(decode_base64url(tag)) == _TAG_BYTES
-        decode_base64url(ciphertext)
         header = json.loads(decode_base64url(header_part), object_pairs_hook=_without_repeats)
     except (ValueError, RecursionError):
         raise SealedRefused("not a compact JWE") from None
-    if not sizes_are_right:
-        raise SealedRefused("the initialisation vector or tag has a wrong size")
     if not isinstance(header, dict):
         raise SealedRefused("the header is no JSON object")
-    return _judge_header(header)
+    kid = _judge_header(header)
+    if encrypted_key:
+        raise SealedRefused(f"{ALGORITHM} carries no encrypted key")
+    try:
+        sizes_are_right = len(decode_base64url(iv)) == _IV_BYTES and len(decode_base64url(tag)) == _TAG_BYTES
+        decode_base64url(ciphertext)
+    except ValueError:
+        raise SealedRefused("not a compact JWE") from None
+    if not sizes_are_right:
+        raise SealedRefused("the initialisation vector or tag has a wrong size")
+    return kid
 
 
 def _judge_header(header: Mapping[str, object]) -> str:

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from infra.rabbitmq.topology import ESCROW_HOLD, ESCROW_RELEASE
-from schemas.commands import HoldFunds, ReleaseHold
-from workers.escrow import handlers
-from workers.process import WorkerProcess, declare_command_actor
+from infra.rabbitmq.ingress import InboundEvent
+from infra.rabbitmq.topology import ESCROW_DISPUTE, ESCROW_HOLD, ESCROW_RELEASE
+from schemas.commands import ClaimBack, HoldFunds, ReleaseHold
+from workers.escrow import claims, handlers, recourse_handlers
+from workers.process import WorkerProcess, declare_command_actor, declare_event_actor
 
 
 def declare_actors(process: WorkerProcess) -> None:
@@ -18,5 +19,13 @@ def declare_actors(process: WorkerProcess) -> None:
     def release_hold(commands: Sequence[ReleaseHold]) -> None:
         handlers.release_hold(steps, commands)
 
+    def claim_back(commands: Sequence[ClaimBack]) -> None:
+        claims.claim_back(steps, commands)
+
+    def recourse_asked(events: Sequence[InboundEvent]) -> None:
+        recourse_handlers.receive_recourse(steps, events)
+
+    declare_event_actor(process, queue=ESCROW_DISPUTE, name="recourse_asked", handle=recourse_asked)
     declare_command_actor(process, queue=ESCROW_HOLD, command=HoldFunds, handle=hold_funds)
     declare_command_actor(process, queue=ESCROW_RELEASE, command=ReleaseHold, handle=release_hold)
+    declare_command_actor(process, queue=ESCROW_RELEASE, command=ClaimBack, handle=claim_back)

@@ -111,6 +111,7 @@ class Hold:
     release_at: datetime
     funding: Funding
     funded: bool
+    charged_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class AwaitCredit:
-    """Due, but the bank has not confirmed the payment; its credit will call again."""
+    """Due, but the bank has not confirmed the payment or took it back; its credit will call again."""
 
     hold_id: UUID
 
@@ -154,7 +155,7 @@ def decide_release(hold: Hold, *, now: datetime) -> ReleaseDecision:
         return LeaveAlone(hold.hold_id)
     if now < hold.release_at:
         return Wait(hold.hold_id, until=hold.release_at)
-    if hold.funding is Funding.CONFIRMED and not hold.funded:
+    if hold.charged_back or (hold.funding is Funding.CONFIRMED and not hold.funded):
         return AwaitCredit(hold.hold_id)
     return Release(hold, fee_minor(hold.remaining_minor, hold.fee_bps))
 

@@ -9,11 +9,13 @@ import structlog
 
 from infra.observability.metrics import HOLDS_AWAITING_CREDIT, RELEASE_LAG_SECONDS
 from infra.postgres.step import Step, Steps, milliseconds_until
+from infra.rabbitmq.topology import ESCROW_RELEASE
 from ledger.ids import derive_id, key_id
 from ledger.postings import Posting, PostingKind
 from schemas.commands import HoldFunds, ReleaseHold
 from schemas.outgoing import HeldPart, HoldReleased, OrderHeld
 from workers.escrow import store
+from workers.escrow.claims import pay_off_debts
 from workers.escrow.decisions import (
     AwaitCredit,
     LeaveAlone,
@@ -27,8 +29,6 @@ from workers.escrow.decisions import (
 )
 
 log = structlog.get_logger(__name__)
-
-RELEASE_QUEUE = "escrow.release"
 
 
 def hold_funds(steps: Steps, commands: Sequence[HoldFunds], *, day_seconds: int) -> None:
@@ -49,7 +49,7 @@ def hold_funds(steps: Steps, commands: Sequence[HoldFunds], *, day_seconds: int)
         all_booked = [hold for _, holds in booked for hold in holds]
         for days, hold_ids in group_by_period(all_booked).items():
             step.command_for_each(
-                RELEASE_QUEUE,
+                ESCROW_RELEASE,
                 hold_ids,
                 lambda ids: ReleaseHold(hold_ids=ids),
                 delay_ms=days * day_seconds * 1000,
@@ -124,6 +124,7 @@ def _release(step: Step, releases: Sequence[Release]) -> None:
     if not releases:
         return
     store.mark_released(step.connection, releases, now=step.now)
+    pay_off_debts(step, releases)
     for release in releases:
         hold = release.hold
         parts = {PostingKind.RELEASED: release.seller_minor, PostingKind.FEE_TAKEN: release.fee_minor}
@@ -154,7 +155,7 @@ def _sleep_on(step: Step, early: dict[UUID, datetime]) -> None:
         by_moment.setdefault(until, []).append(hold_id)
     for until, hold_ids in by_moment.items():
         step.command_for_each(
-            RELEASE_QUEUE,
+            ESCROW_RELEASE,
             hold_ids,
             lambda ids: ReleaseHold(hold_ids=ids),
             delay_ms=milliseconds_until(until, step.now),

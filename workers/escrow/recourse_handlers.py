@@ -10,6 +10,7 @@ from uuid import UUID
 
 import structlog
 
+from infra.postgres.inbox import change_answers
 from infra.postgres.step import Step, Steps, milliseconds_until
 from infra.rabbitmq.ingress import InboundEvent
 from infra.rabbitmq.topology import ESCROW_RELEASE, PAYOUT_BANK
@@ -243,10 +244,8 @@ def _resolve_dispute(step: Step, desk: _Desk, event: InboundEvent, data: Dispute
         step.emit_again([_answer_id(event)])
         return True
     if dispute is None or dispute.state != "open":
-        detail = "dispute_id: no such open dispute"
-        _reject(
-            step, event, Refused(Reason.UNKNOWN_ORDER if dispute is None else Reason.ALREADY_RESOLVED, detail)
-        )
+        reason = Reason.UNKNOWN_ORDER if dispute is None else Reason.ALREADY_RESOLVED
+        _reject_resolution(step, event, Refused(reason, "dispute_id: no such open dispute"))
         return True
     order = desk.order(event.sender_id, dispute.order_id)
     if order is None:
@@ -255,8 +254,7 @@ def _resolve_dispute(step: Step, desk: _Desk, event: InboundEvent, data: Dispute
     disputed = [hold for hold in desk.holds_of(order) if hold.hold_id in hold_ids]
     decision = decide_refund(disputed, {refund.seller_id: refund.amount for refund in data.refunds})
     if isinstance(decision, Refused):
-        # Not final for the dispute: it stays open, and its shop may resolve it in another message.
-        _reject(step, event, decision)
+        _reject_resolution(step, event, decision)
         return True
     if decision.parts:
         _give_back(step, desk, event, order, decision, origin="dispute", refund_id=data.dispute_id)
@@ -423,3 +421,15 @@ def _refund_row(
 def _reject(step: Step, event: InboundEvent, decision: object) -> None:
     if isinstance(decision, Refused):
         step.emit(_answer_id(event), event.sender_id, _rejection(event, decision.reason, decision.detail))
+
+
+def _reject_resolution(step: Step, event: InboundEvent, refused: Refused) -> None:
+    """
+    Refuse a resolution without ending its dispute.
+
+    The dispute stays open and needs another resolution, so this answer belongs to the message alone and
+    not to the dispute's id.
+    """
+    answer_id = key_id("answer:dispute.resolved", event.envelope.source, event.envelope.id)
+    change_answers(step.connection, {event.key: answer_id})
+    step.emit(answer_id, event.sender_id, _rejection(event, refused.reason, refused.detail))

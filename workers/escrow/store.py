@@ -73,11 +73,13 @@ def lock_holds(connection: Connection, hold_ids: Sequence[UUID]) -> list[Hold]:
             release_at=row.release_at,
             funding=Funding(row.funding),
             funded=row.funded_at is not None,
+            charged_back=row.charged_back_at is not None,
         )
         for row in connection.execute(
             text("""
                 SELECT h.hold_id, h.shop_id, h.order_id, h.seller_id, h.currency, h.state, h.amount_minor,
-                       h.refunded_minor, h.fee_bps, h.release_at, s.funding, p.funded_at
+                       h.refunded_minor, h.fee_bps, h.release_at, s.funding, p.funded_at,
+                       p.charged_back_at
                 FROM holds AS h
                 JOIN payments AS p ON p.payment_id = h.payment_id
                 JOIN shops AS s ON s.shop_id = h.shop_id

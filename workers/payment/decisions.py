@@ -86,3 +86,51 @@ def _pair(credits_: Sequence[OpenCredit], payments: Sequence[UnfundedPayment]) -
             in_order, sorted(payments, key=lambda payment: payment.payment_id), strict=False
         )
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenDebit:
+    """The bank took money back; minor units."""
+
+    debit_id: UUID
+    bank_reference: str
+    amount_minor: int
+    currency: str
+
+
+@dataclass(frozen=True, slots=True)
+class StandingCredit:
+    """A credit that the bank has not taken back, and the payment that it confirmed, if any."""
+
+    credit: OpenCredit
+    payment_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class TakenBack:
+    debit: OpenDebit
+    credit: OpenCredit
+    payment_id: UUID | None
+
+
+def decide_take_backs(debits: Iterable[OpenDebit], credits_: Iterable[StandingCredit]) -> list[TakenBack]:
+    """
+    Pair debits with the credits that they take back: same reference, amount and currency.
+
+    A credit that confirmed nothing goes first: a buyer who paid twice gets the second payment back, and
+    the order is left alone.
+    """
+    standing: dict[tuple[str, int, str], list[StandingCredit]] = defaultdict(list)
+    for credit in sorted(credits_, key=lambda c: (c.payment_id is not None, c.credit.credit_id)):
+        standing[_credit_key(credit.credit)].append(credit)
+    pairs: list[TakenBack] = []
+    for debit in debits:
+        candidates = standing.get((debit.bank_reference, debit.amount_minor, debit.currency), [])
+        if candidates:
+            chosen = candidates.pop(0)
+            pairs.append(TakenBack(debit, chosen.credit, chosen.payment_id))
+    return pairs
+
+
+def _credit_key(credit: OpenCredit) -> tuple[str, int, str]:
+    return credit.bank_reference, credit.amount_minor, credit.currency

@@ -10,24 +10,31 @@ import structlog
 
 from infra.postgres.step import Step, Steps, milliseconds_until
 from infra.rabbitmq.ingress import InboundEvent
+from infra.rabbitmq.topology import ESCROW_HOLD, ESCROW_RELEASE, PAYMENT_MATCH, PAYOUT_BANK
 from ledger.accounts import HOUSE, NO_SELLER
 from ledger.ids import derive_id, key_id, new_id
 from ledger.postings import Posting, PostingKind
 from schemas.bank_credited import BankCredited
-from schemas.commands import HoldFunds, MatchCredits, ReleaseHold
+from schemas.bank_debited import BankDebited
+from schemas.commands import ClaimBack, HoldFunds, MatchCredits, ReleaseHold, SubmitRefund
 from schemas.order_paid import OrderPaid
 from schemas.outgoing import OrderFunded, OrderRejected
 from schemas.reasons import Reason
 from workers.intake import conflict_id, refuse, refuse_conflicts, take_in
 from workers.payment import store
-from workers.payment.decisions import Accepted, Match, Refused, decide_matches, decide_payment
+from workers.payment.decisions import (
+    Accepted,
+    Match,
+    OpenDebit,
+    Refused,
+    decide_matches,
+    decide_payment,
+    decide_take_backs,
+)
 from workers.rounds import in_rounds
 
 log = structlog.get_logger(__name__)
 
-HOLD_QUEUE = "escrow.hold"
-RELEASE_QUEUE = "escrow.release"
-MATCH_QUEUE = "payment.match"
 
 # A payment and its credit may commit at the same moment without seeing each other; this much later
 # both are visible, and matching is tried once more. The sweep does the same for anything older.
@@ -53,17 +60,24 @@ def receive_orders(steps: Steps, events: Sequence[InboundEvent]) -> None:
 
 
 def receive_bank_events(steps: Steps, events: Sequence[InboundEvent]) -> None:
-    """Book `bank.credited` events: confirm payments, keep in suspense what explains itself by none."""
+    """
+    Book `bank.credited` and `bank.debited` events.
+
+    A credit confirms its payment or lies in suspense; a debit takes a credit back, with what it confirmed.
+    """
     with steps.begin() as step:
-        for round_ in in_rounds(events, _credit_keys):
-            _receive_credits(step, round_)
+        for round_ in in_rounds(events, _line_keys):
+            fresh = take_in(step, round_, answer_id=_no_answer, rejection=_no_reply)
+            _receive_credits(step, [event for event in fresh if isinstance(event.data, BankCredited)])
+            _receive_debits(step, [event for event in fresh if isinstance(event.data, BankDebited)])
 
 
 def match_credits(steps: Steps, commands: Sequence[MatchCredits]) -> None:
-    """Try again to find the payments of credits in suspense."""
+    """Try again to find the payments of credits in suspense, and the debits that came before their credit."""
     with steps.begin() as step:
         credit_ids = [credit_id for command in commands for credit_id in command.credit_ids]
         references = store.find_references(step.connection, credit_ids)
+        _take_back(step, references, arrived_now=frozenset())
         _match(step, references, arrived_now=frozenset())
 
 
@@ -196,20 +210,20 @@ def _follow_up(step: Step, booked: Sequence[store.NewPayment]) -> None:
         for row in booked
     )
     step.command_for_each(
-        HOLD_QUEUE, [row.payment_id for row in booked], lambda ids: HoldFunds(payment_ids=ids)
+        ESCROW_HOLD, [row.payment_id for row in booked], lambda ids: HoldFunds(payment_ids=ids)
     )
     # The bank may have been faster than the shop.
     _match(step, {row.bank_reference for row in booked}, arrived_now=frozenset())
 
 
-def _credit_keys(event: InboundEvent) -> tuple[object, ...]:
-    credit = _credit(event)
-    return event.key, (event.sender_id, credit.statement_line)
+def _line_keys(event: InboundEvent) -> tuple[object, ...]:
+    line = _line(event)
+    return event.key, (event.envelope.type, event.sender_id, line.statement_line)
 
 
-def _credit(event: InboundEvent) -> BankCredited:
-    if not isinstance(event.data, BankCredited):
-        raise TypeError(f"{event.envelope.type} is no bank.credited")
+def _line(event: InboundEvent) -> BankCredited | BankDebited:
+    if not isinstance(event.data, BankCredited | BankDebited):
+        raise TypeError(f"{event.envelope.type} is no line of a statement")
     return event.data
 
 
@@ -221,8 +235,9 @@ def _no_reply(_event: InboundEvent, _reason: Reason, _detail: str) -> None:
     return None
 
 
-def _receive_credits(step: Step, events: Sequence[InboundEvent]) -> None:
-    fresh = take_in(step, events, answer_id=_no_answer, rejection=_no_reply)
+def _receive_credits(step: Step, fresh: Sequence[InboundEvent]) -> None:
+    if not fresh:
+        return
     rows = {row.credit_id: (event, row) for event in fresh for row in [_credit_row(event, step.now)]}
     written = store.insert_credits(step.connection, [row for _, row in rows.values()])
     left_out = [pair for credit_id, pair in rows.items() if credit_id not in written]
@@ -230,31 +245,117 @@ def _receive_credits(step: Step, events: Sequence[InboundEvent]) -> None:
         known = store.find_credit_contents(
             step.connection, ((row.bank_id, row.statement_line) for _, row in left_out)
         )
-        for event, row in left_out:
-            if known[row.bank_id, row.statement_line] != row.content_hash:
-                detail = "the statement line came before with other content"
-                refuse(
-                    step, event, conflict_id(event), Reason.CONFLICTING_DUPLICATE, detail, rejection=_no_reply
-                )
+        _refuse_other_lines(step, [event for event, _ in left_out], known)
     arrived = [row for credit_id, (_, row) in rows.items() if credit_id in written]
     if not arrived:
         return
-    matched = _match(step, {row.bank_reference for row in arrived}, arrived_now=frozenset(written))
+    references = {row.bank_reference for row in arrived}
+    _take_back(step, references, arrived_now=frozenset())
+    matched = _match(step, references, arrived_now=frozenset(written))
     suspended = [row for row in arrived if row.credit_id not in matched]
     step.post(
         Posting(PostingKind.CREDIT_SUSPENDED, row.credit_id, HOUSE, NO_SELLER, row.currency, row.amount_minor)
         for row in suspended
     )
     step.command_for_each(
-        MATCH_QUEUE,
+        PAYMENT_MATCH,
         [row.credit_id for row in suspended],
         lambda ids: MatchCredits(credit_ids=ids),
         delay_ms=_MATCH_AGAIN_MS,
     )
 
 
+def _refuse_other_lines(
+    step: Step, events: Sequence[InboundEvent], known: dict[tuple[str, str], bytes]
+) -> None:
+    for event in events:
+        if known[event.sender_id, _line(event).statement_line] != event.content_hash:
+            refuse(
+                step,
+                event,
+                conflict_id(event),
+                Reason.CONFLICTING_DUPLICATE,
+                "the statement line came before with other content",
+                rejection=_no_reply,
+            )
+
+
+def _receive_debits(step: Step, fresh: Sequence[InboundEvent]) -> None:
+    if not fresh:
+        return
+    rows = {row.debit_id: (event, row) for event in fresh for row in [_debit_row(event, step.now)]}
+    written = store.insert_debits(step.connection, [row for _, row in rows.values()])
+    left_out = [event for debit_id, (event, _) in rows.items() if debit_id not in written]
+    if left_out:
+        known = store.find_debit_contents(
+            step.connection, ((event.sender_id, _line(event).statement_line) for event in left_out)
+        )
+        _refuse_other_lines(step, left_out, known)
+    arrived = [row for debit_id, (_, row) in rows.items() if debit_id in written]
+    taken = _take_back(step, {row.bank_reference for row in arrived}, arrived_now=frozenset(written))
+    for row in arrived:
+        if row.debit_id not in taken:
+            # Its credit may be on its way: no order among messages is promised. Until then suspense owes it.
+            log.error("bank_took_back_unknown_credit", debit_id=str(row.debit_id))
+            step.post([_posting(PostingKind.CREDIT_TAKEN_BACK, row, HOUSE)])
+
+
+def _take_back(step: Step, references: set[str], *, arrived_now: frozenset[UUID]) -> set[UUID]:
+    """
+    Void the credits that debits of these references take back; return those debits.
+
+    `arrived_now` are debits of this same transaction. An older one came before its credit and lies as a
+    debt in suspense, which the credit makes good. Locks debits, then credits, then payments,
+    the latter two as matching does, so that they cannot deadlock.
+    """
+    debits = store.lock_open_debits(step.connection, references)
+    if not debits:
+        return set()
+    pairs = decide_take_backs(debits, store.lock_standing_credits(step.connection, references))
+    if not pairs:
+        return set()
+    payment_ids = [pair.payment_id for pair in pairs if pair.payment_id is not None]
+    store.lock_payments(step.connection, payment_ids)
+    store.mark_taken_back(step.connection, pairs, now=step.now)
+    shops = store.find_shops_of(step.connection, payment_ids)
+    for pair in pairs:
+        is_new = pair.debit.debit_id in arrived_now
+        if pair.payment_id is not None:
+            step.post([_posting(PostingKind.PAYMENT_UNFUNDED, pair.debit, shops[pair.payment_id])])
+            if not is_new:
+                step.post([_posting(PostingKind.DEBIT_EXPLAINED, pair.debit, HOUSE)])
+        elif is_new:
+            step.post([_posting(PostingKind.CREDIT_TAKEN_BACK, pair.debit, HOUSE)])
+    step.command_for_each(
+        ESCROW_RELEASE,
+        [pair.debit.debit_id for pair in pairs if pair.payment_id is not None],
+        lambda ids: ClaimBack(debit_ids=ids),
+    )
+    return {pair.debit.debit_id for pair in pairs}
+
+
+def _posting(kind: PostingKind, debit: store.NewDebit | OpenDebit, owner: str) -> Posting:
+    return Posting(kind, debit.debit_id, owner, NO_SELLER, debit.currency, debit.amount_minor)
+
+
+def _debit_row(event: InboundEvent, now: datetime) -> store.NewDebit:
+    debit = _line(event)
+    return store.NewDebit(
+        debit_id=new_id(),
+        bank_id=event.sender_id,
+        statement_line=debit.statement_line,
+        content_hash=event.content_hash,
+        bank_reference=debit.bank_reference,
+        amount_minor=debit.amount,
+        currency=debit.currency,
+        reason=debit.reason if isinstance(debit, BankDebited) else "",
+        booked_at=debit.booked_at,
+        received_at=now,
+    )
+
+
 def _credit_row(event: InboundEvent, now: datetime) -> store.NewCredit:
-    credit = _credit(event)
+    credit = _line(event)
     return store.NewCredit(
         credit_id=new_id(),
         bank_id=event.sender_id,
@@ -294,7 +395,13 @@ def _match(step: Step, references: set[str], *, arrived_now: frozenset[UUID]) ->
             booked_at=booking_times[match.credit.credit_id],
             from_suspense=match.credit.credit_id not in arrived_now,
         )
-    _wake_due_holds(step, [match.payment.payment_id for match in matches])
+    funded = [match.payment.payment_id for match in matches]
+    _wake_due_holds(step, funded)
+    step.command_for_each(
+        PAYOUT_BANK,
+        store.find_waiting_refunds(step.connection, funded),
+        lambda ids: SubmitRefund(refund_keys=ids),
+    )
     return {match.credit.credit_id for match in matches}
 
 
@@ -347,10 +454,10 @@ def _wake_due_holds(step: Step, payment_ids: Sequence[UUID]) -> None:
     due = store.find_holds_due_by(step.connection, payment_ids, due_by=step.now + _WAKE_WINDOW)
     overdue = [hold.hold_id for hold in due if hold.release_at <= step.now]
     soon = [hold for hold in due if hold.release_at > step.now]
-    step.command_for_each(RELEASE_QUEUE, overdue, lambda ids: ReleaseHold(hold_ids=ids))
+    step.command_for_each(ESCROW_RELEASE, overdue, lambda ids: ReleaseHold(hold_ids=ids))
     if soon:
         step.command_for_each(
-            RELEASE_QUEUE,
+            ESCROW_RELEASE,
             [hold.hold_id for hold in soon],
             lambda ids: ReleaseHold(hold_ids=ids),
             delay_ms=milliseconds_until(soon[-1].release_at, step.now),

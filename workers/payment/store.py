@@ -8,8 +8,14 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from infra.postgres.bulk import insert_rows
-from infra.postgres.tables import bank_credits, payments
-from workers.payment.decisions import OpenCredit, UnfundedPayment
+from infra.postgres.tables import bank_credits, bank_debits, payments
+from workers.payment.decisions import (
+    OpenCredit,
+    OpenDebit,
+    StandingCredit,
+    TakenBack,
+    UnfundedPayment,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,20 @@ class NewCredit:
     bank_reference: str
     amount_minor: int
     currency: str
+    booked_at: datetime
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NewDebit:
+    debit_id: UUID
+    bank_id: str
+    statement_line: str
+    content_hash: bytes
+    bank_reference: str
+    amount_minor: int
+    currency: str
+    reason: str
     booked_at: datetime
     received_at: datetime
 
@@ -134,14 +154,145 @@ def find_credit_contents(
     }
 
 
+def insert_debits(connection: Connection, rows: Sequence[NewDebit]) -> set[UUID]:
+    """Insert statement lines that are new; return the ids written."""
+    ordered = sorted(rows, key=lambda row: (row.bank_id, row.statement_line))
+    written = insert_rows(
+        connection,
+        bank_debits,
+        [_columns(row) for row in ordered],
+        skip_existing=True,
+        returning=("debit_id",),
+    )
+    return {row.debit_id for row in written}
+
+
+def find_debit_contents(
+    connection: Connection, lines: Iterable[tuple[str, str]]
+) -> dict[tuple[str, str], bytes]:
+    """Return the content hash of each known debit; keys are `(bank_id, statement_line)`."""
+    keys = sorted(set(lines))
+    return {
+        (row.bank_id, row.statement_line): bytes(row.content_hash)
+        for row in connection.execute(
+            text("""
+                SELECT bank_id, statement_line, content_hash FROM bank_debits
+                WHERE (bank_id, statement_line) IN (
+                    SELECT * FROM unnest(CAST(:banks AS text[]), CAST(:lines AS text[]))
+                )
+            """),
+            {"banks": [bank for bank, _ in keys], "lines": [line for _, line in keys]},
+        )
+    }
+
+
+def lock_standing_credits(connection: Connection, references: Iterable[str]) -> list[StandingCredit]:
+    """Lock credits of these references that the bank has not taken back, in id order."""
+    return [
+        StandingCredit(
+            OpenCredit(row.credit_id, row.bank_reference, row.amount_minor, row.currency), row.payment_id
+        )
+        for row in connection.execute(
+            text("""
+                SELECT credit_id, bank_reference, amount_minor, currency, payment_id FROM bank_credits
+                WHERE taken_back_at IS NULL AND bank_reference = ANY(CAST(:references AS text[]))
+                ORDER BY credit_id FOR UPDATE
+            """),
+            {"references": sorted(set(references))},
+        )
+    ]
+
+
+def lock_open_debits(connection: Connection, references: Iterable[str]) -> list[OpenDebit]:
+    """Lock debits of these references whose credit has not come yet, in id order."""
+    return [
+        OpenDebit(row.debit_id, row.bank_reference, row.amount_minor, row.currency)
+        for row in connection.execute(
+            text("""
+                SELECT debit_id, bank_reference, amount_minor, currency FROM bank_debits
+                WHERE credit_id IS NULL AND bank_reference = ANY(CAST(:references AS text[]))
+                ORDER BY debit_id FOR UPDATE
+            """),
+            {"references": sorted(set(references))},
+        )
+    ]
+
+
+def mark_taken_back(connection: Connection, pairs: Sequence[TakenBack], *, now: datetime) -> None:
+    """Void credits that the bank took back, and the confirmation that they gave."""
+    arrays = {
+        "debits": [pair.debit.debit_id for pair in pairs],
+        "credits": [pair.credit.credit_id for pair in pairs],
+        "payments": [pair.payment_id for pair in pairs],
+    }
+    connection.execute(
+        text("""
+            UPDATE bank_credits SET taken_back_at = :now, payment_id = NULL, matched_at = NULL
+            WHERE credit_id = ANY(CAST(:credits AS uuid[]))
+        """),
+        {"credits": arrays["credits"], "now": now},
+    )
+    connection.execute(
+        text("""
+            UPDATE bank_debits SET credit_id = given.credit_id, payment_id = given.payment_id
+            FROM unnest(CAST(:debits AS uuid[]), CAST(:credits AS uuid[]), CAST(:payments AS uuid[]))
+                AS given(debit_id, credit_id, payment_id)
+            WHERE bank_debits.debit_id = given.debit_id
+        """),
+        arrays,
+    )
+    connection.execute(
+        text("""
+            UPDATE payments SET funded_at = NULL, charged_back_at = :now
+            WHERE payment_id = ANY(CAST(:payments AS uuid[]))
+        """),
+        {"payments": [id_ for id_ in arrays["payments"] if id_ is not None], "now": now},
+    )
+
+
+def lock_payments(connection: Connection, payment_ids: Sequence[UUID]) -> None:
+    """Lock payments in id order until the transaction ends."""
+    connection.execute(
+        text("""
+            SELECT 1 FROM payments WHERE payment_id = ANY(CAST(:ids AS uuid[]))
+            ORDER BY payment_id FOR UPDATE
+        """),
+        {"ids": list(payment_ids)},
+    )
+
+
+def find_shops_of(connection: Connection, payment_ids: Sequence[UUID]) -> dict[UUID, str]:
+    return {
+        row.payment_id: row.shop_id
+        for row in connection.execute(
+            text("SELECT payment_id, shop_id FROM payments WHERE payment_id = ANY(CAST(:ids AS uuid[]))"),
+            {"ids": list(payment_ids)},
+        )
+    }
+
+
+def find_waiting_refunds(connection: Connection, payment_ids: Sequence[UUID]) -> list[UUID]:
+    """Return refunds that waited for the credit of these payments."""
+    return [
+        row.refund_key
+        for row in connection.execute(
+            text("""
+                SELECT refund_key FROM refunds
+                WHERE state = 'waiting' AND payment_id = ANY(CAST(:ids AS uuid[])) ORDER BY refund_key
+            """),
+            {"ids": list(payment_ids)},
+        )
+    ]
+
+
 def find_references(connection: Connection, credit_ids: Sequence[UUID]) -> set[str]:
-    """Return the bank references of credits that are still unclaimed."""
+    """Return the bank references of credits that the bank has not taken back."""
     return {
         row.bank_reference
         for row in connection.execute(
             text("""
                 SELECT bank_reference FROM bank_credits
-                WHERE credit_id = ANY(CAST(:ids AS uuid[])) AND payment_id IS NULL AND taken_back_at IS NULL
+                WHERE credit_id = ANY(CAST(:ids AS uuid[])) AND taken_back_at IS NULL
             """),
             {"ids": list(credit_ids)},
         )
@@ -198,7 +349,10 @@ def mark_matched(connection: Connection, pairs: Sequence[tuple[UUID, UUID]], *, 
         arrays,
     )
     connection.execute(
-        text("UPDATE payments SET funded_at = :now WHERE payment_id = ANY(CAST(:payments AS uuid[]))"),
+        text("""
+            UPDATE payments SET funded_at = :now, charged_back_at = NULL
+            WHERE payment_id = ANY(CAST(:payments AS uuid[]))
+        """),
         {"payments": arrays["payments"], "now": now},
     )
 
@@ -230,5 +384,5 @@ def find_holds_due_by(
     ]
 
 
-def _columns(row: NewPayment | NewCredit) -> dict[str, object]:
+def _columns(row: NewPayment | NewCredit | NewDebit) -> dict[str, object]:
     return {name: getattr(row, name) for name in row.__slots__}

@@ -6,9 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 from infra.rabbitmq.ingress import InboundEvent
 from infra.rabbitmq.topology import PAYOUT_BANK, PAYOUT_PASSWORD, PAYOUT_SELLER, PAYOUT_WITHDRAWAL
 from infra.security.passwords import Passwords
-from schemas.commands import CheckPassword, CheckTransfer, CollectReturns, SubmitTransfer
+from schemas.commands import (
+    CheckPassword,
+    CheckRefund,
+    CheckTransfer,
+    CollectReturns,
+    SubmitRefund,
+    SubmitTransfer,
+)
 from workers.payout.bank import Bank
-from workers.payout.handlers import passwords, requests, transfers
+from workers.payout.handlers import passwords, refunds, requests, transfers
 from workers.process import WorkerProcess, declare_command_actor, declare_event_actor
 
 # Password checks cost memory by design, bank calls cost waiting; both are bounded apart from each other.
@@ -39,7 +46,15 @@ def declare_actors(process: WorkerProcess, *, passwords_: Passwords, bank: Bank)
         transfers.check_transfers(steps, commands, tools=transfer_tools)
 
     def collect_returns(commands: Sequence[CollectReturns]) -> None:
-        transfers.collect_returns(steps, commands, tools=transfer_tools)
+        transfers.collect_returns(
+            steps, commands, tools=transfer_tools, book_refunds=refunds.book_refund_answers
+        )
+
+    def submit_refund(commands: Sequence[SubmitRefund]) -> None:
+        refunds.submit_refunds(steps, commands, tools=transfer_tools)
+
+    def check_refund(commands: Sequence[CheckRefund]) -> None:
+        refunds.check_refunds(steps, commands, tools=transfer_tools)
 
     declare_event_actor(
         process, queue=PAYOUT_WITHDRAWAL, name="withdrawal_requested", handle=withdrawal_requested
@@ -49,3 +64,5 @@ def declare_actors(process: WorkerProcess, *, passwords_: Passwords, bank: Bank)
     declare_command_actor(process, queue=PAYOUT_BANK, command=SubmitTransfer, handle=submit_transfer)
     declare_command_actor(process, queue=PAYOUT_BANK, command=CheckTransfer, handle=check_transfer)
     declare_command_actor(process, queue=PAYOUT_BANK, command=CollectReturns, handle=collect_returns)
+    declare_command_actor(process, queue=PAYOUT_BANK, command=SubmitRefund, handle=submit_refund)
+    declare_command_actor(process, queue=PAYOUT_BANK, command=CheckRefund, handle=check_refund)

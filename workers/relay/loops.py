@@ -11,7 +11,7 @@ from infra.postgres.ledger_store import seal_postings
 from infra.postgres.outbox import delete_published, lease_unpublished
 from infra.rabbitmq.queue_depth import QueueDepth
 from workers.process import WorkerProcess
-from workers.relay.sweep import ask_for_returns, sweep
+from workers.relay.sweep import ask_for_returns, report_stale_disputes, sweep
 
 log = structlog.get_logger(__name__)
 
@@ -23,6 +23,7 @@ _AFTER_ERROR_SECONDS = 1.0
 _SEAL_SECONDS = 2.0
 _TIDY_SECONDS = 60.0
 _TIDY_ROWS = 10_000
+_DISPUTES_SECONDS = 60.0
 
 
 def build_loops(process: WorkerProcess, stopping: threading.Event) -> Sequence[threading.Thread]:
@@ -46,6 +47,10 @@ def build_loops(process: WorkerProcess, stopping: threading.Event) -> Sequence[t
         ask_for_returns(process.steps)
         return False
 
+    def disputes() -> bool:
+        report_stale_disputes(process.steps, older_than_seconds=settings.dispute_alarm_seconds)
+        return False
+
     def tidy() -> bool:
         with process.engine.begin() as connection:
             deleted = delete_published(
@@ -58,6 +63,7 @@ def build_loops(process: WorkerProcess, stopping: threading.Event) -> Sequence[t
         ("seal", seal, _SEAL_SECONDS),
         ("sweep", sweep_once, settings.sweep_seconds),
         ("returns", returns, settings.bank_poll_seconds),
+        ("disputes", disputes, _DISPUTES_SECONDS),
         ("tidy", tidy, _TIDY_SECONDS),
     ]
     return [

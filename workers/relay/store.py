@@ -16,6 +16,12 @@ class StuckTransfer:
     sent: bool
 
 
+@dataclass(frozen=True, slots=True)
+class StuckRefund:
+    refund_key: UUID
+    sent: bool
+
+
 def try_sweep_lock(connection: Connection) -> bool:
     """Become the one relay that sweeps, until the transaction ends."""
     return bool(
@@ -43,6 +49,7 @@ def find_overdue_holds(connection: Connection, *, grace_seconds: float, limit: i
                   AND (h.rearmed_at IS NULL
                        OR h.rearmed_at < clock_timestamp() - make_interval(secs => :grace))
                   AND (s.funding = 'announced' OR p.funded_at IS NOT NULL)
+                  AND p.charged_back_at IS NULL
                 ORDER BY h.release_at LIMIT :limit
             """),
             {"grace": grace_seconds, "limit": limit},
@@ -102,6 +109,24 @@ def find_matchable_credits(connection: Connection, *, grace_seconds: float, limi
     ]
 
 
+def find_credits_of_open_debits(connection: Connection, *, grace_seconds: float, limit: int) -> list[UUID]:
+    """Return standing credits that a debit, booked before they came, takes back."""
+    return [
+        row.credit_id
+        for row in connection.execute(
+            text("""
+                SELECT c.credit_id FROM bank_debits AS d
+                JOIN bank_credits AS c ON c.bank_reference = d.bank_reference
+                  AND (c.amount_minor, c.currency) = (d.amount_minor, d.currency)
+                WHERE d.credit_id IS NULL AND c.taken_back_at IS NULL
+                  AND d.received_at < clock_timestamp() - make_interval(secs => :grace)
+                ORDER BY c.credit_id LIMIT :limit
+            """),
+            {"grace": grace_seconds, "limit": limit},
+        )
+    ]
+
+
 def find_resting_attempts(connection: Connection, *, grace_seconds: float, limit: int) -> list[UUID]:
     """Return password attempts that nobody has decided for a while."""
     return [
@@ -136,6 +161,69 @@ def find_resting_transfers(
             {"grace": grace_seconds, "submitted": submitted_grace_seconds, "limit": limit},
         )
     ]
+
+
+def find_resting_refunds(
+    connection: Connection, *, grace_seconds: float, submitted_grace_seconds: float, limit: int
+) -> list[StuckRefund]:
+    """Return refunds that nobody has moved for a while: never sent, unanswered, or their credit has come."""
+    return [
+        StuckRefund(row.refund_key, row.state not in {"waiting", "ready"})
+        for row in connection.execute(
+            text("""
+                SELECT r.refund_key, r.state
+                FROM refunds AS r JOIN payments AS p ON p.payment_id = r.payment_id
+                WHERE r.state IN ('waiting', 'ready', 'sending', 'unknown', 'submitted')
+                  AND (r.state <> 'waiting' OR p.funded_at IS NOT NULL)
+                  AND r.touched_at < clock_timestamp() - make_interval(
+                        secs => CASE WHEN r.state IN ('unknown', 'submitted') THEN :submitted ELSE :grace END)
+                ORDER BY r.touched_at LIMIT :limit
+            """),
+            {"grace": grace_seconds, "submitted": submitted_grace_seconds, "limit": limit},
+        )
+    ]
+
+
+def touch_refunds(connection: Connection, refund_keys: list[UUID], *, now: datetime) -> None:
+    connection.execute(
+        text("UPDATE refunds SET touched_at = :now WHERE refund_key = ANY(CAST(:ids AS uuid[]))"),
+        {"ids": refund_keys, "now": now},
+    )
+
+
+def find_unclaimed_debits(connection: Connection, *, grace_seconds: float, limit: int) -> list[UUID]:
+    """Return debits whose payment was released in part or whole and not claimed back yet."""
+    return [
+        row.debit_id
+        for row in connection.execute(
+            text("""
+                SELECT DISTINCT d.debit_id FROM bank_debits AS d
+                JOIN holds AS h ON h.payment_id = d.payment_id AND h.state = 'released'
+                WHERE d.received_at < clock_timestamp() - make_interval(secs => :grace)
+                  AND h.released_at <= d.received_at
+                  AND h.amount_minor - h.refunded_minor - h.fee_minor > 0
+                  AND NOT EXISTS (
+                        SELECT 1 FROM claims AS c WHERE c.cause = 'chargeback' AND c.hold_id = h.hold_id
+                          AND c.made_at >= d.received_at)
+                LIMIT :limit
+            """),
+            {"grace": grace_seconds, "limit": limit},
+        )
+    ]
+
+
+def count_stale_disputes(connection: Connection, *, older_than_seconds: float) -> int:
+    """Return how many disputes have been open for longer than that."""
+    return int(
+        connection.execute(
+            text("""
+                SELECT count(*) FROM disputes
+                WHERE state = 'open'
+                  AND opened_at < clock_timestamp() - make_interval(secs => :age)
+            """),
+            {"age": older_than_seconds},
+        ).scalar_one()
+    )
 
 
 def touch_transfers(connection: Connection, payout_ids: list[UUID], *, now: datetime) -> None:

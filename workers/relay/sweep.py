@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from infra.observability.metrics import SWEPT
+from infra.observability.metrics import STALE_DISPUTES, SWEPT
 from infra.postgres.step import Step, Steps
 from infra.rabbitmq.topology import (
     ESCROW_HOLD,
@@ -20,11 +20,14 @@ from infra.rabbitmq.topology import (
 )
 from schemas.commands import (
     CheckPassword,
+    CheckRefund,
     CheckTransfer,
+    ClaimBack,
     CollectReturns,
     HoldFunds,
     MatchCredits,
     ReleaseHold,
+    SubmitRefund,
     SubmitTransfer,
 )
 from workers.relay import store
@@ -55,17 +58,29 @@ def sweep(steps: Steps, *, grace_seconds: float, queue_depth: QueueDepth) -> dic
             found["unheld_payments"] = _sweep_payments(step, grace_seconds)
         if quiet(ESCROW_RELEASE):
             found["overdue_holds"] = _sweep_holds(step, grace_seconds)
+            found["unclaimed_debits"] = _sweep_debits(step, grace_seconds)
         if quiet(PAYMENT_MATCH):
             found["matchable_credits"] = _sweep_credits(step, grace_seconds)
         if quiet(PAYOUT_PASSWORD):
             found["resting_attempts"] = _sweep_attempts(step, grace_seconds)
         if quiet(PAYOUT_BANK):
             found["resting_transfers"] = _sweep_transfers(step, grace_seconds)
+            found["resting_refunds"] = _sweep_refunds(step, grace_seconds)
     for what, count in found.items():
         if count:
             SWEPT.labels(what=what).inc(count)
             log.warning("swept", what=what, count=count)
     return found
+
+
+def report_stale_disputes(steps: Steps, *, older_than_seconds: float) -> int:
+    """Raise the alarm for disputes that nobody resolves; they are never decided by themselves."""
+    with steps.begin() as step:
+        count = store.count_stale_disputes(step.connection, older_than_seconds=older_than_seconds)
+    STALE_DISPUTES.set(count)
+    if count:
+        log.error("disputes_unresolved", count=count, older_than_seconds=older_than_seconds)
+    return count
 
 
 def ask_for_returns(steps: Steps) -> None:
@@ -92,6 +107,7 @@ def _sweep_holds(step: Step, grace_seconds: float) -> int:
 
 def _sweep_credits(step: Step, grace_seconds: float) -> int:
     ids = store.find_matchable_credits(step.connection, grace_seconds=grace_seconds, limit=_LIMIT)
+    ids += store.find_credits_of_open_debits(step.connection, grace_seconds=grace_seconds, limit=_LIMIT)
     step.command_for_each(PAYMENT_MATCH, ids, lambda chunk: MatchCredits(credit_ids=chunk))
     return len(ids)
 
@@ -112,6 +128,28 @@ def _sweep_transfers(step: Step, grace_seconds: float) -> int:
     if stuck:
         store.touch_transfers(step.connection, [transfer.payout_id for transfer in stuck], now=step.now)
         _send_again(step, stuck)
+    return len(stuck)
+
+
+def _sweep_debits(step: Step, grace_seconds: float) -> int:
+    ids = store.find_unclaimed_debits(step.connection, grace_seconds=grace_seconds, limit=_LIMIT)
+    step.command_for_each(ESCROW_RELEASE, ids, lambda chunk: ClaimBack(debit_ids=chunk))
+    return len(ids)
+
+
+def _sweep_refunds(step: Step, grace_seconds: float) -> int:
+    stuck = store.find_resting_refunds(
+        step.connection,
+        grace_seconds=grace_seconds,
+        submitted_grace_seconds=_SUBMITTED_GRACE_SECONDS,
+        limit=_LIMIT,
+    )
+    if stuck:
+        store.touch_refunds(step.connection, [refund.refund_key for refund in stuck], now=step.now)
+        unsent = [refund.refund_key for refund in stuck if not refund.sent]
+        sent = [refund.refund_key for refund in stuck if refund.sent]
+        step.command_for_each(PAYOUT_BANK, unsent, lambda chunk: SubmitRefund(refund_keys=chunk))
+        step.command_for_each(PAYOUT_BANK, sent, lambda chunk: CheckRefund(refund_keys=chunk))
     return len(stuck)
 
 

@@ -3,14 +3,14 @@
 import hashlib
 from enum import StrEnum
 from http import HTTPStatus
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from annotated_types import Len
 from pydantic import Field, TypeAdapter, ValidationError
 
 from schemas.event_data import Strict
 from schemas.fields import AmountMinor, BankReference, CurrencyCode, ExternalId, OneLine
-from schemas.seller_enrolled import Destination, IbanDestination
+from schemas.seller_enrolled import BankAccountDestination, IbanDestination
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 MAX_LINES = 10_000
@@ -36,12 +36,21 @@ class Behaviour(StrEnum):
     RETURN_AFTER_SETTLING = "return_after_settling"
 
 
+class ReturnOfCredit(Strict):
+    """Where money goes that a buyer gets back: to the account that the credit came from."""
+
+    type: Literal["return_of_credit"]
+    bank_reference: BankReference
+
+
 class TransferRequest(Strict):
     end_to_end_id: EndToEndId
     amount: AmountMinor
     currency: CurrencyCode
     destination_id: ExternalId
-    destination: Destination
+    destination: Annotated[
+        IbanDestination | BankAccountDestination | ReturnOfCredit, Field(discriminator="type")
+    ]
 
     def content_hash(self) -> str:
         """Return SHA-256 of the values: the same transfer asked for again has the same."""
@@ -50,12 +59,11 @@ class TransferRequest(Strict):
     @property
     def destination_names(self) -> tuple[str, ...]:
         """All that a behaviour may be set for: our client's name of the account, and the account."""
-        account = (
-            self.destination.iban
-            if isinstance(self.destination, IbanDestination)
-            else self.destination.account_number
-        )
-        return self.destination_id, account
+        match self.destination:
+            case IbanDestination(iban=account) | BankAccountDestination(account_number=account):
+                return self.destination_id, account
+            case ReturnOfCredit(bank_reference=reference):
+                return self.destination_id, reference
 
 
 class BehaviourRequest(Strict):

@@ -15,10 +15,10 @@ from infra.rabbitmq.messages import Delivery
 
 
 class FarFuture(datetime):
-    """pika writes the year of `utctimetuple`, and cannot read it again."""
+    """Day 10^12 of January: pika writes such a time, and cannot read it again."""
 
     def utctimetuple(self) -> time.struct_time:
-        return time.struct_time((300_000_000, 1, 1, 0, 0, 0, 0, 1, 0))
+        return time.struct_time((2026, 1, 10**12, 0, 0, 0, 0, 1, 0))
 
 
 NUMBERS = [str(number).encode() for number in range(300)]

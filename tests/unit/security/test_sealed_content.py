@@ -32,7 +32,7 @@ def encode(value: object) -> str:
 
 
 def header_of(token: str) -> dict[str, Any]:
-    part = token.split(".")[0]
+    part = token.split(".", maxsplit=1)[0]
     header: dict[str, Any] = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
     return header
 
@@ -93,8 +93,7 @@ def test_our_kid_on_somebody_elses_key_is_refused() -> None:
 
 @pytest.mark.parametrize("alg", ["ECDH-ES+A128KW", "ECDH-ES+A256KW"])
 def test_another_key_agreement_is_refused(alg: str) -> None:
-    assert "alg" in refused(sealed_otherwise(alg, "A256GCM")) or True
-    refused(sealed_otherwise(alg, "A256GCM"))
+    assert refused(sealed_otherwise(alg, "A256GCM")) == "alg must be ECDH-ES"
 
 
 @pytest.mark.parametrize("enc", ["A128GCM", "A192GCM", "A128CBC-HS256", "A256CBC-HS512"])
@@ -105,10 +104,7 @@ def test_another_encryption_is_refused(enc: str) -> None:
 @pytest.mark.parametrize("alg", ["dir", "A256KW", "A256GCMKW", "PBES2-HS256+A128KW"])
 def test_our_public_key_taken_as_a_shared_secret_opens_nothing(alg: str) -> None:
     secret = OctKey.import_key(base64.urlsafe_b64decode(PAIR.public_jwk["x"] + "="))
-    assert refused(sealed_otherwise(alg, "A256GCM", secret)) in {
-        "alg must be ECDH-ES",
-        "ECDH-ES carries no encrypted key",
-    }
+    assert refused(sealed_otherwise(alg, "A256GCM", secret)) == "alg must be ECDH-ES"
 
 
 def test_compressed_content_is_refused() -> None:
@@ -185,9 +181,24 @@ def test_a_hostile_ephemeral_key_is_refused(epk: dict[str, object]) -> None:
 
 @pytest.mark.parametrize(
     "token",
-    ["", ".", "....", ".....", "a.b.c", TOKEN + ".", TOKEN + "=", "é" + TOKEN, TOKEN + "\n", " " + TOKEN]
-    + [".".join([encode([]), *TOKEN.split(".")[1:]]), ".".join([encode("x"), *TOKEN.split(".")[1:]])]
-    + ["x" * (MAX_SEALED_CHARS + 1), TOKEN + "A" * MAX_SEALED_CHARS, "[" * 900 + "." * 4],
+    [
+        *(
+            "",
+            ".",
+            "....",
+            ".....",
+            "a.b.c",
+            TOKEN + ".",
+            TOKEN + "=",
+            "é" + TOKEN,
+            TOKEN + "\n",
+            " " + TOKEN,
+        ),
+        *map(with_header, ([], "x", 1, None)),
+        "x" * (MAX_SEALED_CHARS + 1),
+        TOKEN + "A" * MAX_SEALED_CHARS,
+        base64.urlsafe_b64encode(b"[" * 750).decode() + "." * 4,
+    ],
     ids=lambda token: token[:12],
 )
 def test_what_is_no_token_is_refused(token: str) -> None:

@@ -16,6 +16,7 @@ import structlog
 from infra.observability.metrics import PASSWORD_CHECKS
 from infra.postgres.ledger_store import SellerCurrency, lock_available
 from infra.postgres.step import Step, Steps
+from infra.rabbitmq.topology import PAYOUT_BANK, PAYOUT_PASSWORD
 from infra.security.destinations import mask_destination
 from infra.security.encryption import Vault
 from infra.security.passwords import Passwords
@@ -37,12 +38,9 @@ from workers.payout.decisions import (
     decide_count,
     decide_withdrawal,
 )
-from workers.payout.handlers.requests import PASSWORD_QUEUE
 from workers.payout.sealed_requests import SealedContent, SealedProblem, open_sealed
 
 log = structlog.get_logger(__name__)
-
-TRANSFER_QUEUE = "payout.bank"
 
 # A seller whose password another worker is checking gets the next turn this much later.
 _NEXT_TURN_MS = 1000
@@ -137,7 +135,7 @@ def _count(steps: Steps, attempt_ids: Iterable[UUID]) -> tuple[list[_Turn], set[
         if counts:
             store.mark_counted(step.connection, counts, now=step.now)
         step.command_for_each(
-            PASSWORD_QUEUE, later, lambda ids_: CheckPassword(attempt_ids=ids_), delay_ms=_NEXT_TURN_MS
+            PAYOUT_PASSWORD, later, lambda ids_: CheckPassword(attempt_ids=ids_), delay_ms=_NEXT_TURN_MS
         )
     return turns, done | set(later)
 
@@ -239,7 +237,7 @@ def _reserve(step: Step, reserved: Sequence[store.Withdrawal]) -> None:
         for w in reserved
     )
     step.command_for_each(
-        TRANSFER_QUEUE, [w.payout_id for w in reserved], lambda ids: SubmitTransfer(payout_ids=ids)
+        PAYOUT_BANK, [w.payout_id for w in reserved], lambda ids: SubmitTransfer(payout_ids=ids)
     )
 
 

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from infra.postgres.step import Step, Steps
 from infra.rabbitmq.ingress import InboundEvent
+from infra.rabbitmq.topology import PAYOUT_PASSWORD
 from infra.security.sealed import Opener
 from ledger.ids import derive_id, key_id, new_id
 from schemas.commands import CheckPassword
@@ -18,8 +19,6 @@ from workers.payout import store
 from workers.payout.decisions import Proceed, Purpose, Refused, decide_request, is_locked
 from workers.payout.sealed_requests import check_sealed
 from workers.rounds import in_rounds
-
-PASSWORD_QUEUE = "payout.password"  # noqa: S105 - a queue's name
 
 _SellerRequest = SellerEnrolled | SellerPasswordChanged
 
@@ -236,7 +235,7 @@ def _book_seller_requests(step: Step, events: Sequence[InboundEvent], opener: Ca
 def _await_password(step: Step, attempts: Sequence[store.NewAttempt]) -> None:
     store.insert_attempts(step.connection, attempts)
     step.command_for_each(
-        PASSWORD_QUEUE,
+        PAYOUT_PASSWORD,
         [attempt.attempt_id for attempt in attempts],
         lambda ids: CheckPassword(attempt_ids=ids),
     )

@@ -15,6 +15,7 @@ import structlog
 
 from infra.observability.metrics import PAYOUTS
 from infra.postgres.step import Step, Steps
+from infra.rabbitmq.topology import PAYOUT_BANK
 from infra.security.encryption import Vault
 from ledger.ids import derive_id
 from ledger.postings import Posting
@@ -29,10 +30,13 @@ from workers.payout.decisions import (
     check_delay_ms,
     decide_transfer,
 )
-from workers.payout.handlers.passwords import TRANSFER_QUEUE, destination_context
+from workers.payout.handlers.passwords import destination_context
+from workers.payout.refund_store import find_refund_keys
 from workers.payout.transfers import BankWord, ReturnedTransfer, TransferAnswer, TransferInstruction
 
 log = structlog.get_logger(__name__)
+
+BookRefunds = Callable[[Step, dict[UUID, TransferAnswer]], object]
 
 _RETURNS_FEED = "returns"
 _RETURNS_PAGE = 500
@@ -78,18 +82,24 @@ def check_transfers(steps: Steps, commands: Sequence[CheckTransfer], *, tools: T
         _book_answers(steps, answers, tries=tries + 1)
 
 
-def collect_returns(steps: Steps, _commands: Sequence[CollectReturns], *, tools: TransferTools) -> None:
-    """Book transfers that came back after they had settled; the money goes to available, never to held."""
+def collect_returns(
+    steps: Steps, _commands: Sequence[CollectReturns], *, tools: TransferTools, book_refunds: BookRefunds
+) -> None:
+    """
+    Book transfers that came back after they had settled; the money goes to available, never to held.
+
+    The bank's list does not tell payouts from refunds; `book_refunds` takes the latter.
+    """
     while True:
         with steps.begin() as step:
             position = store.read_cursor(step.connection, _RETURNS_FEED)
         page = tools.bank.returns_after(position, _RETURNS_PAGE)
         if not page:
             return
-        _book_returns(steps, page)
+        _book_returns(steps, page, book_refunds)
 
 
-def _book_returns(steps: Steps, page: Sequence[ReturnedTransfer]) -> None:
+def _book_returns(steps: Steps, page: Sequence[ReturnedTransfer], book_refunds: BookRefunds) -> None:
     with steps.begin() as step:
         payouts = store.find_payouts(step.connection, [entry.end_to_end_id for entry in page])
         answers = {
@@ -97,10 +107,17 @@ def _book_returns(steps: Steps, page: Sequence[ReturnedTransfer]) -> None:
             for entry in page
             if entry.end_to_end_id in payouts
         }
+        refunds = find_refund_keys(step.connection, [entry.end_to_end_id for entry in page])
+        refund_answers = {
+            refunds[entry.end_to_end_id]: TransferAnswer(BankWord.RETURNED, entry.reason)
+            for entry in page
+            if entry.end_to_end_id in refunds
+        }
         for entry in page:
-            if entry.end_to_end_id not in payouts:
+            if entry.end_to_end_id not in payouts and entry.end_to_end_id not in refunds:
                 log.error("unknown_transfer_returned", end_to_end_id=entry.end_to_end_id, reason=entry.reason)
         _book(step, answers)
+        book_refunds(step, refund_answers)
         store.advance_cursor(step.connection, _RETURNS_FEED, max(entry.position for entry in page))
 
 
@@ -144,7 +161,7 @@ def _book_answers(steps: Steps, answers: dict[UUID, TransferAnswer], *, tries: i
     with steps.begin() as step:
         still_open = _book(step, answers)
         step.command_for_each(
-            TRANSFER_QUEUE,
+            PAYOUT_BANK,
             still_open,
             lambda ids: CheckTransfer(payout_ids=ids, tries=tries),
             delay_ms=check_delay_ms(tries),

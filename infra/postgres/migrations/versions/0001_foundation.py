@@ -85,13 +85,7 @@ def upgrade() -> None:
         unique=True,
         postgresql_where=sa.text("payment_id IS NOT NULL"),
     )
-    op.create_index(
-        "bank_credits_suspense_idx",
-        "bank_credits",
-        ["bank_reference"],
-        unique=False,
-        postgresql_where=sa.text("payment_id IS NULL"),
-    )
+    op.create_index(op.f("bank_credits_bank_reference_idx"), "bank_credits", ["bank_reference"], unique=False)
     op.create_table(
         "bank_cursors",
         sa.Column("feed", sa.Text(), nullable=False),

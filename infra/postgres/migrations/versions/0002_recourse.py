@@ -23,11 +23,19 @@ def upgrade() -> None:
         sa.Column("booked_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("credit_id", sa.Uuid(), nullable=True),
+        sa.Column("payment_id", sa.Uuid(), nullable=True),
         sa.CheckConstraint(
             "amount_minor BETWEEN 1 AND 1000000000000000", name=op.f("bank_debits_amount_check")
         ),
         sa.PrimaryKeyConstraint("debit_id", name=op.f("bank_debits_pkey")),
         sa.UniqueConstraint("bank_id", "statement_line", name=op.f("bank_debits_bank_id_statement_line_key")),
+    )
+    op.create_index(
+        "bank_debits_open_idx",
+        "bank_debits",
+        ["bank_reference"],
+        unique=False,
+        postgresql_where=sa.text("credit_id IS NULL"),
     )
     op.create_table(
         "claims",
@@ -40,9 +48,17 @@ def upgrade() -> None:
         sa.Column("cause", sa.Text(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("hold_id", sa.Uuid(), nullable=True),
+        sa.Column("operator", sa.Text(), nullable=True),
+        sa.Column("second_operator", sa.Text(), nullable=True),
         sa.Column("made_at", sa.DateTime(timezone=True), nullable=False),
+        sa.CheckConstraint(
+            "(cause = 'operator') = (operator IS NOT NULL)", name=op.f("claims_operator_check")
+        ),
         sa.CheckConstraint("cause IN ('operator', 'chargeback')", name=op.f("claims_cause_check")),
         sa.CheckConstraint("amount_minor BETWEEN 1 AND 1000000000000000", name=op.f("claims_amount_check")),
+        sa.CheckConstraint(
+            "second_operator IS NULL OR second_operator <> operator", name=op.f("claims_two_names_check")
+        ),
         sa.CheckConstraint("taken_minor BETWEEN 0 AND amount_minor", name=op.f("claims_taken_check")),
         sa.PrimaryKeyConstraint("claim_id", name=op.f("claims_pkey")),
     )
@@ -155,9 +171,11 @@ def upgrade() -> None:
         postgresql_where=sa.text("state = 'waiting'"),
     )
     op.add_column("bank_credits", sa.Column("taken_back_at", sa.DateTime(timezone=True), nullable=True))
-    # NOT VALID takes no long lock; the column is new, so there is nothing to validate slowly.
-    op.execute(
-        "ALTER TABLE bank_credits ADD CONSTRAINT bank_credits_taken_back_check"
-        " CHECK (taken_back_at IS NULL OR payment_id IS NULL) NOT VALID"
-    )
-    op.execute("ALTER TABLE bank_credits VALIDATE CONSTRAINT bank_credits_taken_back_check")
+    op.add_column("payments", sa.Column("charged_back_at", sa.DateTime(timezone=True), nullable=True))
+    # NOT VALID takes no long lock, and VALIDATE lets others write meanwhile.
+    for table, name, condition in (
+        ("bank_credits", "bank_credits_taken_back_check", "taken_back_at IS NULL OR payment_id IS NULL"),
+        ("payments", "payments_charged_back_check", "funded_at IS NULL OR charged_back_at IS NULL"),
+    ):
+        op.execute(f"ALTER TABLE {table} ADD CONSTRAINT {name} CHECK ({condition}) NOT VALID")
+        op.execute(f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}")

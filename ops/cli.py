@@ -1,0 +1,71 @@
+"""The `holdfast` command: exit code 0 for success, 1 where the answer is 'no', 2 for bad usage."""
+
+import logging
+import sys
+from collections.abc import Sequence
+
+import structlog
+import typer
+
+from infra.settings import SettingsError
+from ops.commands import balances, banks, database, keys, shops, topology
+from ops.failures import BAD_USAGE, NO, CommandFailed, one_line
+from ops.output import complain
+
+# What a shell reports for a process that was interrupted: 128 + SIGINT.
+_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="holdfast",
+    help="Holdfast, an escrow engine: operate and look into it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command("migrate")(database.migrate_database)
+app.add_typer(topology.app, name="topology")
+app.add_typer(shops.app, name="shop")
+app.add_typer(banks.app, name="bank")
+app.add_typer(keys.app, name="keys")
+app.command("balances")(balances.show_balances)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; whatever goes wrong is one line on standard error, never a traceback."""
+    _silence_logs()
+    try:
+        outcome = app(
+            args=None if arguments is None else list(arguments), prog_name="holdfast", standalone_mode=False
+        )
+    except typer.TyperException as error:
+        if not error.format_message():
+            return BAD_USAGE  # a group without a command has shown its help
+        context = getattr(error, "ctx", None)
+        path = f"{context.command_path.removeprefix('holdfast').strip()}: " if context else ""
+        hint = f" (see `{context.command_path} --help`)" if context else ""
+        complain(f"{path.removeprefix(': ')}{' '.join(error.format_message().split())}{hint}")
+        return error.exit_code
+    except SettingsError as error:
+        complain(f"settings: {error}")
+        return BAD_USAGE
+    except CommandFailed as error:
+        complain(str(error))
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return _INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - people get a sentence, `--help` and the log of who asks for more
+        complain(f"this should not happen: {type(error).__name__}: {one_line(error)}")
+        return NO
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _silence_logs() -> None:
+    """What matters to the operator is in the command's own line; libraries' logs would spoil JSON."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    logging.getLogger().addHandler(logging.NullHandler())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""`holdfast bank`: bank connectors and the keys that they sign their statements with."""
+
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from ops.commands import sender_keys
+from ops.environment import Environment, Need
+from ops.options import (
+    BankArgument,
+    Ed25519Option,
+    HmacFileOption,
+    JsonOption,
+    OperatorOption,
+    WhyOption,
+    read_key,
+)
+from ops.output import say
+from ops.store import senders
+from ops.store.actions import Action, record_actions
+
+app = typer.Typer(help="Bank connectors and their keys.", no_args_is_help=True)
+key_app = typer.Typer(help="The keys that a bank connector signs with.", no_args_is_help=True)
+app.add_typer(key_app, name="key")
+
+
+@key_app.command("add")
+def add_key(
+    bank: BankArgument,
+    operator: OperatorOption,
+    *,
+    ed25519: Ed25519Option = None,
+    hmac_file: HmacFileOption = None,
+    why: WhyOption = "",
+    json: JsonOption = False,
+) -> None:
+    """Register a key, and the bank too if it is new."""
+    scheme, material = read_key(ed25519, hmac_file)
+    environment = Environment(Need.DATABASE | Need.VAULT)
+    with environment.changing() as connection:
+        if senders.ensure_bank(connection, bank):
+            record_actions(connection, [Action(operator, "bank_added", bank, why)])
+        key_id = sender_keys.add_key(
+            connection,
+            environment.vault,
+            kind="bank",
+            sender_id=bank,
+            scheme=scheme,
+            material=material,
+            scopes=(),
+            operator=operator,
+            why=why,
+        )
+    sender_keys.print_added(kind="bank", sender_id=bank, key_id=key_id, scheme=scheme, scopes=(), json=json)
+
+
+@key_app.command("list")
+def list_keys(bank: BankArgument, *, json: JsonOption = False) -> None:
+    """Show a bank's keys; never a secret."""
+    with Environment(Need.DATABASE).reading() as connection:
+        if not senders.is_bank(connection, bank):
+            raise sender_keys.unknown("bank", bank)
+        keys = sender_keys.find_keys(connection, "bank", bank)
+    sender_keys.print_keys(keys, json=json)
+
+
+@key_app.command("revoke")
+def revoke_key(
+    bank: BankArgument,
+    key_id: Annotated[UUID, typer.Argument(metavar="KEY_ID", help="As `key list` shows it.")],
+    operator: OperatorOption,
+    why: WhyOption = "",
+) -> None:
+    """Revoke a key; every running worker refuses it within a second."""
+    with Environment(Need.DATABASE).changing() as connection:
+        if not senders.is_bank(connection, bank):
+            raise sender_keys.unknown("bank", bank)
+        sender_keys.revoke_key(
+            connection, kind="bank", sender_id=bank, key_id=key_id, operator=operator, why=why
+        )
+    say(f"key {key_id} of bank {bank} is revoked")

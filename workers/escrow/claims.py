@@ -1,0 +1,237 @@
+"""
+Claims against sellers for money that was released and has to come back.
+
+Taken from what is withdrawable; the rest is owed, and later releases pay it off first.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+import structlog
+from sqlalchemy import Connection, text
+
+from infra.postgres.bulk import insert_rows
+from infra.postgres.ledger_store import SellerCurrency, key_arrays, lock_available
+from infra.postgres.step import Step, Steps
+from infra.postgres.tables import claims as claims_table
+from ledger.accounts import NO_SELLER
+from ledger.ids import derive_id
+from ledger.postings import Posting, PostingKind
+from schemas.commands import ClaimBack
+from workers.escrow.decisions import Release
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """
+    What a seller has to give back; minor units.
+
+    `fee_minor` of it is the shop's own fee, which goes back with the money that it was taken from.
+    """
+
+    claim_id: UUID
+    shop_id: str
+    seller_id: str
+    currency: str
+    amount_minor: int
+    cause: str
+    reason: str
+    hold_id: UUID | None = None
+    fee_minor: int = 0
+    operator: str | None = None
+    second_operator: str | None = None
+
+    @property
+    def key(self) -> SellerCurrency:
+        return SellerCurrency(self.shop_id, self.seller_id, self.currency)
+
+
+def claim_back(steps: Steps, commands: Sequence[ClaimBack]) -> None:
+    """Claim what was released of payments whose credit the bank has taken back; what is held just waits."""
+    debit_ids = sorted({debit_id for command in commands for debit_id in command.debit_ids})
+    with steps.begin() as step:
+        made = make_claims(step, _find_charged_back(step.connection, debit_ids))
+    if made:
+        log.warning("charged_back_money_claimed", claims=made)
+
+
+def make_claims(step: Step, claims: Sequence[Claim]) -> int:
+    """
+    Book claims in the caller's step; one whose id is known is skipped. Returns how many are new.
+
+    Locks debts before withdrawable balances, each in key order, as releases do.
+    """
+    new = _without_known(step.connection, claims)
+    if not new:
+        return 0
+    keys = sorted({claim.key for claim in new})
+    _ensure_debts(step.connection, keys)
+    debts = lock_debts(step.connection, keys)
+    available = lock_available(step.connection, keys)
+    rows: list[dict[str, object]] = []
+    for claim in sorted(new, key=lambda claim: (claim.key, claim.claim_id)):
+        taken = min(claim.amount_minor, available[claim.key])
+        owed = claim.amount_minor - taken
+        available[claim.key] -= taken
+        debts[claim.key] += owed
+        rows.append(_row(step, claim, taken))
+        parts = {
+            PostingKind.CLAIM_TAKEN: taken,
+            PostingKind.CLAIM_OWED: owed,
+        }
+        step.post(
+            Posting(kind, claim.claim_id, claim.shop_id, claim.seller_id, claim.currency, amount)
+            for kind, amount in parts.items()
+            if amount
+        )
+        if claim.fee_minor:
+            step.post([_fee_returned(claim)])
+    insert_rows(step.connection, claims_table, rows)
+    _write_debts(step.connection, debts)
+    return len(new)
+
+
+def pay_off_debts(step: Step, releases: Sequence[Release]) -> None:
+    """Let released money pay what its seller owes, before the seller can withdraw it."""
+    keys = {_key_of(release) for release in releases}
+    debts = {key: owed for key, owed in lock_debts(step.connection, sorted(keys)).items() if owed}
+    if not debts:
+        return
+    for release in releases:
+        key = _key_of(release)
+        paid = min(debts.get(key, 0), release.seller_minor)
+        if paid:
+            debts[key] -= paid
+            step.post(
+                [
+                    Posting(
+                        PostingKind.CLAIM_PAID,
+                        release.hold.hold_id,
+                        key.shop_id,
+                        key.seller_id,
+                        key.currency,
+                        paid,
+                    )
+                ]
+            )
+    _write_debts(step.connection, debts)
+
+
+def lock_debts(connection: Connection, keys: Sequence[SellerCurrency]) -> dict[SellerCurrency, int]:
+    """Lock and read what sellers owe, in key order; one who owes nothing has no row."""
+    found = connection.execute(
+        text("""
+            SELECT shop_id, seller_id, currency, owed_minor FROM receivables
+            WHERE (shop_id, seller_id, currency) IN (
+                SELECT * FROM unnest(
+                    CAST(:shops AS text[]), CAST(:sellers AS text[]), CAST(:currencies AS text[])
+                )
+            )
+            ORDER BY shop_id, seller_id, currency FOR UPDATE
+        """),
+        key_arrays(keys),
+    )
+    return {SellerCurrency(row.shop_id, row.seller_id, row.currency): int(row.owed_minor) for row in found}
+
+
+def _find_charged_back(connection: Connection, debit_ids: Sequence[UUID]) -> list[Claim]:
+    # Locked as releases lock them: a release that is under way is waited for, and then seen.
+    connection.execute(
+        text("""
+            SELECT 1 FROM holds WHERE payment_id IN (
+                SELECT payment_id FROM bank_debits WHERE debit_id = ANY(CAST(:ids AS uuid[]))
+            ) ORDER BY hold_id FOR UPDATE
+        """),
+        {"ids": list(debit_ids)},
+    )
+    return [
+        Claim(
+            claim_id=derive_id(f"chargeback:{row.hold_id}", row.debit_id),
+            shop_id=row.shop_id,
+            seller_id=row.seller_id,
+            currency=row.currency,
+            amount_minor=row.amount_minor - row.refunded_minor - row.fee_minor,
+            cause="chargeback",
+            reason=f"the bank took back {row.bank_reference}: {row.reason}",
+            hold_id=row.hold_id,
+            fee_minor=row.fee_minor,
+        )
+        for row in connection.execute(
+            text("""
+                SELECT d.debit_id, d.bank_reference, d.reason, h.hold_id, h.shop_id, h.seller_id, h.currency,
+                       h.amount_minor, h.refunded_minor, h.fee_minor
+                FROM bank_debits AS d JOIN holds AS h ON h.payment_id = d.payment_id
+                WHERE d.debit_id = ANY(CAST(:ids AS uuid[])) AND h.state = 'released'
+                  AND h.amount_minor - h.refunded_minor - h.fee_minor > 0
+                ORDER BY h.hold_id
+            """),
+            {"ids": list(debit_ids)},
+        )
+    ]
+
+
+def _without_known(connection: Connection, claims: Sequence[Claim]) -> list[Claim]:
+    known = {
+        row.claim_id
+        for row in connection.execute(
+            text("SELECT claim_id FROM claims WHERE claim_id = ANY(CAST(:ids AS uuid[]))"),
+            {"ids": [claim.claim_id for claim in claims]},
+        )
+    }
+    return [claim for claim in claims if claim.claim_id not in known]
+
+
+def _ensure_debts(connection: Connection, keys: Sequence[SellerCurrency]) -> None:
+    connection.execute(
+        text("""
+            INSERT INTO receivables (shop_id, seller_id, currency, owed_minor)
+            SELECT shop_id, seller_id, currency, 0 FROM unnest(
+                CAST(:shops AS text[]), CAST(:sellers AS text[]), CAST(:currencies AS text[])
+            ) AS given(shop_id, seller_id, currency)
+            ORDER BY shop_id, seller_id, currency ON CONFLICT DO NOTHING
+        """),
+        key_arrays(keys),
+    )
+
+
+def _write_debts(connection: Connection, debts: dict[SellerCurrency, int]) -> None:
+    connection.execute(
+        text("""
+            UPDATE receivables SET owed_minor = given.owed
+            FROM unnest(CAST(:shops AS text[]), CAST(:sellers AS text[]), CAST(:currencies AS text[]),
+                        CAST(:owed AS numeric[])) AS given(shop_id, seller_id, currency, owed)
+            WHERE (receivables.shop_id, receivables.seller_id, receivables.currency)
+                = (given.shop_id, given.seller_id, given.currency)
+        """),
+        {**key_arrays(list(debts)), "owed": list(debts.values())},
+    )
+
+
+def _row(step: Step, claim: Claim, taken: int) -> dict[str, object]:
+    return {
+        "claim_id": claim.claim_id,
+        "shop_id": claim.shop_id,
+        "seller_id": claim.seller_id,
+        "currency": claim.currency,
+        "amount_minor": claim.amount_minor,
+        "taken_minor": taken,
+        "cause": claim.cause,
+        "reason": claim.reason,
+        "hold_id": claim.hold_id,
+        "operator": claim.operator,
+        "second_operator": claim.second_operator,
+        "made_at": step.now,
+    }
+
+
+def _fee_returned(claim: Claim) -> Posting:
+    return Posting(
+        PostingKind.FEE_RETURNED, claim.claim_id, claim.shop_id, NO_SELLER, claim.currency, claim.fee_minor
+    )
+
+
+def _key_of(release: Release) -> SellerCurrency:
+    return SellerCurrency(release.hold.shop_id, release.hold.seller_id, release.hold.currency)
