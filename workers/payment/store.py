@@ -220,10 +220,11 @@ def lock_open_debits(connection: Connection, references: Iterable[str]) -> list[
 
 def mark_taken_back(connection: Connection, pairs: Sequence[TakenBack], *, now: datetime) -> None:
     """Void credits that the bank took back, and the confirmation that they gave."""
+    payment_ids = [pair.payment_id for pair in pairs]
     arrays = {
         "debits": [pair.debit.debit_id for pair in pairs],
         "credits": [pair.credit.credit_id for pair in pairs],
-        "payments": [pair.payment_id for pair in pairs],
+        "payments": payment_ids,
     }
     connection.execute(
         text("""
@@ -246,7 +247,7 @@ def mark_taken_back(connection: Connection, pairs: Sequence[TakenBack], *, now: 
             UPDATE payments SET funded_at = NULL, charged_back_at = :now
             WHERE payment_id = ANY(CAST(:payments AS uuid[]))
         """),
-        {"payments": [id_ for id_ in arrays["payments"] if id_ is not None], "now": now},
+        {"payments": [id_ for id_ in payment_ids if id_ is not None], "now": now},
     )
 
 
