@@ -8,7 +8,7 @@ import structlog
 import typer
 
 from infra.settings import SettingsError
-from ops.commands import balances, banks, database, keys, shops, topology
+from ops.commands import audit, balances, banks, database, keys, shops, topology
 from ops.failures import BAD_USAGE, NO, CommandFailed, one_line
 from ops.output import complain
 
@@ -27,6 +27,7 @@ app.add_typer(shops.app, name="shop")
 app.add_typer(banks.app, name="bank")
 app.add_typer(keys.app, name="keys")
 app.command("balances")(balances.show_balances)
+app.command("audit")(audit.audit)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,26 +37,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         outcome = app(
             args=None if arguments is None else list(arguments), prog_name="holdfast", standalone_mode=False
         )
-    except typer.TyperException as error:
-        if not error.format_message():
-            return BAD_USAGE  # a group without a command has shown its help
-        context = getattr(error, "ctx", None)
-        path = f"{context.command_path.removeprefix('holdfast').strip()}: " if context else ""
-        hint = f" (see `{context.command_path} --help`)" if context else ""
-        complain(f"{path.removeprefix(': ')}{' '.join(error.format_message().split())}{hint}")
-        return error.exit_code
-    except SettingsError as error:
-        complain(f"settings: {error}")
-        return BAD_USAGE
-    except CommandFailed as error:
-        complain(str(error))
-        return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return _INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - people get a sentence, `--help` and the log of who asks for more
-        complain(f"this should not happen: {type(error).__name__}: {one_line(error)}")
-        return NO
+    except Exception as error:  # noqa: BLE001 - see the docstring
+        sentence, exit_code = _explain(error)
+        if sentence:
+            complain(sentence)
+        return exit_code
     return outcome if isinstance(outcome, int) else 0
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    if isinstance(error, typer.TyperException):
+        # Without a message, a group that was called without a command has shown its help.
+        message = " ".join(error.format_message().split())
+        context = getattr(error, "ctx", None)
+        if not message or context is None:
+            return message, error.exit_code
+        command = context.command_path.removeprefix("holdfast").strip()
+        prefix = f"{command}: " if command else ""
+        return f"{prefix}{message} (see `{context.command_path} --help`)", error.exit_code
+    if isinstance(error, SettingsError):
+        return f"settings: {error}", BAD_USAGE
+    if isinstance(error, CommandFailed):
+        return str(error), error.exit_code
+    return f"this should not happen: {type(error).__name__}: {one_line(error)}", NO
 
 
 def _silence_logs() -> None:

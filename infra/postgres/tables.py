@@ -289,6 +289,12 @@ bank_credits = Table(
     ),
     # Credits found by the payment that explains them, or by the debit that takes them back.
     Index(None, "bank_reference"),
+    # Credits in suspense: the sweep.
+    Index(
+        "bank_credits_suspense_idx",
+        "received_at",
+        postgresql_where=text("payment_id IS NULL AND taken_back_at IS NULL"),
+    ),
 )
 
 # --- holds ----------------------------------------------------------------------------------------
@@ -575,6 +581,14 @@ transfers = Table(
         "touched_at",
         postgresql_where=text("state IN ('ready', 'sending', 'unknown', 'submitted')"),
     ),
+)
+
+# How far back the sweep has seen everything in order, so that it never reads all of history.
+sweep_marks = Table(
+    "sweep_marks",
+    metadata,
+    Column("what", Text, primary_key=True),
+    _moment("settled_until"),
 )
 
 bank_cursors = Table(

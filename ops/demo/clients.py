@@ -234,9 +234,19 @@ class Inbox:
                 if self.failure is not None:
                     raise DemoFailed(f"reading events ended with {self.failure!r}")
                 if time.monotonic() > deadline:
-                    raise DemoFailed(f"after {timeout_s:.0f} s still waiting for {what}")
+                    raise DemoFailed(f"after {timeout_s:.0f} s still waiting for {what}; {self._heard()}")
                 # A condition's own lock is reentrant, so `arrived` may ask the methods above.
                 self.changed.wait(_WAIT_SECONDS)
+
+    def _heard(self) -> str:
+        counts = ", ".join(f"{len(events):,} {type_}" for type_, events in self.by_type.items())
+        refusals = {
+            f"{type_} for {one.data['reason']}: {one.data['detail']}"
+            for type_, events in self.by_type.items()
+            if type_.endswith(".rejected")
+            for one in events.values()
+        }
+        return "; ".join([f"heard were {counts or 'no events'}", *sorted(refusals)])
 
 
 class EventReader(threading.Thread):

@@ -9,6 +9,9 @@ from sqlalchemy import Connection, text
 # Any number; the same one for every relay, so that one sweeps at a time.
 _SWEEP_LOCK = 5_120_883_641
 
+# Far longer than any of our transactions may take.
+_COMMIT_MARGIN_SECONDS = 300
+
 
 @dataclass(frozen=True, slots=True)
 class StuckTransfer:
@@ -64,24 +67,41 @@ def mark_rearmed(connection: Connection, hold_ids: list[UUID], *, now: datetime)
     )
 
 
-def find_unheld_payments(
-    connection: Connection, *, grace_seconds: float, window_seconds: float, limit: int
-) -> list[UUID]:
-    """Return received payments without holds, older than the grace and younger than the window."""
-    return [
-        row.payment_id
-        for row in connection.execute(
-            text("""
-                SELECT p.payment_id FROM payments AS p
-                WHERE p.state = 'received'
-                  AND p.received_at < clock_timestamp() - make_interval(secs => :grace)
-                  AND p.received_at > clock_timestamp() - make_interval(secs => :window)
-                  AND NOT EXISTS (SELECT 1 FROM holds AS h WHERE h.payment_id = p.payment_id)
-                ORDER BY p.received_at LIMIT :limit
-            """),
-            {"grace": grace_seconds, "window": window_seconds, "limit": limit},
-        )
-    ]
+def find_unheld_payments(connection: Connection, *, grace_seconds: float, limit: int) -> list[UUID]:
+    """
+    Return received payments without holds that are older than the grace, oldest first.
+
+    Reads only what came after the mark up to which all payments are known to be held, and moves the
+    mark. It stays a few minutes behind: a payment's time is taken when its transaction begins, and it
+    may become visible that much later.
+    """
+    rows = connection.execute(
+        text("""
+            SELECT p.payment_id, p.received_at FROM payments AS p
+            WHERE p.state = 'received'
+              AND p.received_at >= coalesce(
+                    (SELECT settled_until FROM sweep_marks WHERE what = 'payments'), '-infinity')
+              AND p.received_at < clock_timestamp() - make_interval(secs => :grace)
+              AND NOT EXISTS (SELECT 1 FROM holds AS h WHERE h.payment_id = p.payment_id)
+            ORDER BY p.received_at LIMIT :limit
+        """),
+        {"grace": grace_seconds, "limit": limit},
+    ).all()
+    connection.execute(
+        text("""
+            INSERT INTO sweep_marks AS old (what, settled_until)
+            VALUES ('payments', least(
+                CAST(:oldest AS timestamptz), clock_timestamp() - make_interval(secs => :grace + :margin)))
+            ON CONFLICT (what) DO UPDATE
+            SET settled_until = greatest(old.settled_until, excluded.settled_until)
+        """),
+        {
+            "oldest": rows[0].received_at if rows else None,
+            "grace": grace_seconds,
+            "margin": _COMMIT_MARGIN_SECONDS,
+        },
+    )
+    return [row.payment_id for row in rows]
 
 
 def find_matchable_credits(connection: Connection, *, grace_seconds: float, limit: int) -> list[UUID]:

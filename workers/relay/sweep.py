@@ -36,8 +36,6 @@ log = structlog.get_logger(__name__)
 
 # At most this many of a kind at once; the next round takes the rest.
 _LIMIT = 5_000
-# Payments without a hold are looked for this far back; older ones are the audit's finding.
-_UNHELD_WINDOW_SECONDS = 30 * 86_400
 # The bank is asked at growing intervals up to an hour; only silence far beyond that is a lost question.
 _SUBMITTED_GRACE_SECONDS = 2 * 3_600
 
@@ -90,9 +88,7 @@ def ask_for_returns(steps: Steps) -> None:
 
 
 def _sweep_payments(step: Step, grace_seconds: float) -> int:
-    ids = store.find_unheld_payments(
-        step.connection, grace_seconds=grace_seconds, window_seconds=_UNHELD_WINDOW_SECONDS, limit=_LIMIT
-    )
+    ids = store.find_unheld_payments(step.connection, grace_seconds=grace_seconds, limit=_LIMIT)
     step.command_for_each(ESCROW_HOLD, ids, lambda chunk: HoldFunds(payment_ids=chunk))
     return len(ids)
 

@@ -1,12 +1,13 @@
-"""Database away, broker away, queue deleted, worker dead: nothing is lost, nothing is counted that was no attempt."""
+"""Database away, broker away, queue deleted, worker dead: nothing is lost, and no attempt counted."""
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pika
 import pytest
+from dramatiq import Middleware
 from dramatiq.broker import MessageProxy
 from rabbitmq_support import (
     Cable,
@@ -217,7 +218,6 @@ def test_the_end_of_a_handlers_thread_acknowledges_nothing_and_fails_the_process
 
 def test_a_rejection_by_anybody_else_loses_nothing_and_fails_the_process(url: str) -> None:
     """Middleware may call `fail()`; stock Dramatiq then sends the message to its dead letters, for 7 days."""
-    from dramatiq import Middleware
 
     class Rejecting(Middleware):
         def before_process_message(self, _broker: Any, message: MessageProxy) -> None:

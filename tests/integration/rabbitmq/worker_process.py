@@ -1,4 +1,4 @@
-"""A worker process for the supervisor's tests: `worker_process.py URL HOW_LONG_A_BATCH_TAKES [WHAT_GOES_WRONG]`."""
+"""A worker process for the supervisor's tests: `worker_process.py URL SECONDS_A_BATCH [WHAT_GOES_WRONG]`."""
 
 import sys
 import threading
@@ -13,12 +13,17 @@ from infra.rabbitmq.publisher import Publisher
 url, seconds, wrong = sys.argv[1], float(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else ""
 
 
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def handle(deliveries: Sequence[Delivery]) -> None:
-    print(f"begun {len(deliveries)}", flush=True)
+    say(f"begun {len(deliveries)}")
     time.sleep(seconds)
     if wrong == "thread":
         raise SystemExit
-    print(f"done {len(deliveries)}", flush=True)
+    say(f"done {len(deliveries)}")
 
 
 def classify(_error: BaseException) -> Failure:
@@ -27,7 +32,7 @@ def classify(_error: BaseException) -> Failure:
 
 def await_recovery(stopping: threading.Event) -> None:
     if wrong == "database":
-        print("waiting", flush=True)
+        say("waiting")
         stopping.wait()
 
 

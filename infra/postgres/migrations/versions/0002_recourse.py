@@ -170,6 +170,12 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("state = 'waiting'"),
     )
+    op.create_table(
+        "sweep_marks",
+        sa.Column("what", sa.Text(), nullable=False),
+        sa.Column("settled_until", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("what", name=op.f("sweep_marks_pkey")),
+    )
     op.add_column("bank_credits", sa.Column("taken_back_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("payments", sa.Column("charged_back_at", sa.DateTime(timezone=True), nullable=True))
     # NOT VALID takes no long lock, and VALIDATE lets others write meanwhile.
@@ -179,3 +185,10 @@ def upgrade() -> None:
     ):
         op.execute(f"ALTER TABLE {table} ADD CONSTRAINT {name} CHECK ({condition}) NOT VALID")
         op.execute(f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}")
+    op.create_index(
+        "bank_credits_suspense_idx",
+        "bank_credits",
+        ["received_at"],
+        unique=False,
+        postgresql_where=sa.text("payment_id IS NULL AND taken_back_at IS NULL"),
+    )

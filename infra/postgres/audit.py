@@ -1,0 +1,684 @@
+"""
+The invariants, as data: a name, the promise in words, and the SQL that proves it from the rows.
+
+Each statement returns one row for every thing that it judged: `broken`, and `example`, which names the
+thing. NULL counts as broken: what can't be judged is not proved. All run in one snapshot, so they can
+be run at any time, also in the middle of the work; only what depends on time has a bound.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Connection, text
+
+from infra.postgres.migrate import current_revision, head_revision
+from ledger.accounts import ASSET_KINDS, SELLER_KINDS, AccountKind
+from ledger.postings import ACCOUNTS_OF, MAX_AMOUNT_MINOR, PostingKind
+
+# How long something may be on its way before it counts as resting: far beyond what the sweep needs to find
+# what was lost, and time enough for a system that was down to catch up.
+_BOUND: Final = "interval '15 minutes'"
+# The bank is asked again after an hour at most, and the sweep asks after two.
+_BANK_BOUND: Final = "interval '3 hours'"
+# A step's time is read when it begins. It may then wait for a lock, and act on what was committed
+# meanwhile under a later time; locks and statements have time-outs, so not for longer than this.
+_OVERLAP: Final = "interval '1 minute'"
+_MAX_EXAMPLES: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One invariant; `invariant` is its number in the design."""
+
+    name: str
+    invariant: int
+    promise: str
+    statement: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found; examples only where something is broken."""
+
+    check: Check
+    checked: int
+    violations: int
+    examples: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        return self.violations == 0
+
+
+class SchemaNotCurrent(Exception):
+    """The database is at another revision than these statements were written for."""
+
+
+def run_audit(connection: Connection) -> list[Finding]:
+    """
+    Run every check in the caller's transaction, which must be REPEATABLE READ: one snapshot for all.
+
+    Takes as long as it takes: the statement time-out is lifted for this transaction.
+
+    Raises:
+        SchemaNotCurrent: run the migrations, or the audit of the version that fits.
+    """
+    revision = current_revision(connection)
+    if revision != head_revision():
+        raise SchemaNotCurrent(f"the database is at revision {revision or 'none'}, not {head_revision()}")
+    connection.execute(text("SET LOCAL statement_timeout = 0"))
+    return [_run(connection, check) for check in CHECKS]
+
+
+def _run(connection: Connection, check: Check) -> Finding:
+    counted = connection.execute(
+        text(f"""
+            SELECT count(*) AS checked, count(*) FILTER (WHERE broken IS NOT FALSE) AS violations
+            FROM ({check.statement}) AS judged
+        """)
+    ).one()
+    examples: Sequence[str] = ()
+    if counted.violations:
+        # The same snapshot, so it finds the same rows; only a broken ledger pays for it.
+        examples = [
+            str(row.example)
+            for row in connection.execute(
+                text(f"""
+                    SELECT example FROM ({check.statement}) AS judged
+                    WHERE broken IS NOT FALSE LIMIT {_MAX_EXAMPLES}
+                """)
+            )
+        ]
+    return Finding(check, counted.checked, counted.violations, tuple(examples))
+
+
+def _listed(values: Sequence[str]) -> str:
+    return ", ".join(f"'{value}'" for value in sorted(values))
+
+
+def _derived_id(kind: str, parent: str) -> str:
+    """SQL for `ledger.ids.derive_id`; `kind` is an SQL expression too."""
+    return _stamped(
+        f"substring(uuid_send({parent}) FOR 6)"
+        f" || substring(sha256(convert_to({kind} || '|', 'UTF8') || uuid_send({parent})) FOR 10)"
+    )
+
+
+def _key_id(kind: str, *parts: str) -> str:
+    """SQL for `ledger.ids.key_id`; parts are SQL expressions."""
+    joined = " || chr(31) || ".join((f"'{kind}'", *parts))
+    return _stamped(f"substring(sha256(convert_to({joined}, 'UTF8')) FOR 16)")
+
+
+def _stamped(raw: str) -> str:
+    """SQL for the version and variant bits of a UUIDv8, as in `ledger.ids`."""
+    versioned = f"set_byte({raw}, 6, (get_byte({raw}, 6) & 15) | 128)"
+    return f"CAST(encode(set_byte({versioned}, 8, (get_byte({raw}, 8) & 63) | 128), 'hex') AS uuid)"
+
+
+# --- the ledger itself ----------------------------------------------------------------------------
+
+_KINDS: Final = ", ".join(
+    f"('{kind}', '{debit}', '{credit}')" for kind, (debit, credit) in sorted(ACCOUNTS_OF.items())
+)
+
+_POSTINGS_ARE_SOUND = f"""
+    SELECT p.posting_id::text AS example,
+           NOT (k.kind IS NOT NULL AND p.debit <> p.credit
+                AND p.amount_minor BETWEEN 1 AND {MAX_AMOUNT_MINOR}
+                AND p.currency ~ '^[A-Z]{{3}}$') AS broken
+    FROM postings AS p
+    LEFT JOIN (VALUES {_KINDS}) AS k(kind, debit, credit)
+        ON (k.kind, k.debit, k.credit) = (p.kind, p.debit, p.credit)
+"""
+
+_LEDGER_SUMS_TO_ZERO = """
+    SELECT currency AS example, sum(debit_minor) - sum(credit_minor) <> 0 AS broken
+    FROM entries GROUP BY currency
+"""
+
+_POSTED_ROWS_ARE_GUARDED = """
+    -- tgtype: 8 is DELETE, 16 UPDATE, 32 TRUNCATE; O and A are triggers that fire for us.
+    SELECT 'postings' AS example, NOT EXISTS (
+        SELECT FROM pg_trigger
+        WHERE tgrelid = to_regclass('postings') AND tgfoid = to_regproc('refuse_change')
+          AND tgenabled IN ('O', 'A') AND tgtype & 56 = 56
+    ) AS broken
+"""
+
+_SUBTOTALS_EQUAL_POSTINGS = """
+    SELECT concat_ws('/', shop_id, nullif(seller_id, ''), currency, account) AS example,
+           (stored.debits_minor, stored.credits_minor)
+               IS DISTINCT FROM (summed.debits_minor, summed.credits_minor) AS broken
+    FROM subtotals AS stored
+    FULL JOIN (
+        SELECT shop_id, seller_id, currency, account,
+               sum(debit_minor) AS debits_minor, sum(credit_minor) AS credits_minor
+        FROM (
+            SELECT shop_id, seller_id, currency, debit AS account,
+                   amount_minor AS debit_minor, 0 AS credit_minor
+            FROM postings WHERE xact < (SELECT horizon FROM seal)
+            UNION ALL
+            SELECT shop_id, seller_id, currency, credit, 0, amount_minor
+            FROM postings WHERE xact < (SELECT horizon FROM seal)
+        ) AS lines
+        GROUP BY shop_id, seller_id, currency, account
+    ) AS summed USING (shop_id, seller_id, currency, account)
+"""
+
+
+def _stored_balance_equals_postings(table: str, column: str, account: AccountKind) -> str:
+    sign = 1 if account in ASSET_KINDS else -1
+    return f"""
+        SELECT concat_ws('/', shop_id, seller_id, currency) AS example,
+               coalesce(stored.{column}, 0) <> coalesce(summed.balance, 0) AS broken
+        FROM {table} AS stored
+        FULL JOIN (
+            SELECT shop_id, seller_id, currency, {sign} * sum(debit_minor - credit_minor) AS balance
+            FROM entries WHERE account = '{account}' GROUP BY shop_id, seller_id, currency
+        ) AS summed USING (shop_id, seller_id, currency)
+    """
+
+
+# Of a shop as a whole, a posting may still name the seller on its other side; of a seller, it always does.
+# Cash at the bank is left out: under `announced` funding more may be paid out than has come in.
+_NO_BALANCE_IS_NEGATIVE = f"""
+    SELECT concat_ws('/', shop_id, owner, currency, account) AS example,
+           CASE WHEN account IN ({_listed(list(ASSET_KINDS))}) THEN balance ELSE -balance END < 0 AS broken
+    FROM (
+        SELECT shop_id, CASE WHEN account IN ({_listed(list(SELLER_KINDS))}) THEN seller_id END AS owner,
+               currency, account, sum(debit_minor - credit_minor) AS balance
+        FROM entries WHERE account <> '{AccountKind.BANK_CASH}' GROUP BY 1, 2, 3, 4
+    ) AS balances
+"""
+
+_ONE_POSTING_PER_EFFECT = f"""
+    SELECT posting_id::text AS example,
+           posting_id <> {_derived_id("kind", "cause_id")} AS broken
+    FROM postings
+"""
+
+# --- orders ---------------------------------------------------------------------------------------
+
+_ORDERS_ADD_UP = f"""
+    SELECT concat_ws('/', p.shop_id, p.order_id) AS example,
+           CASE p.state
+               WHEN 'received' THEN
+                   received.amount_minor IS DISTINCT FROM p.amount_minor
+                   OR coalesce(held.amount_minor, p.amount_minor) <> p.amount_minor
+                   OR split.amount_minor <> p.amount_minor
+                   OR coalesce(held.sellers, split.sellers) <> split.sellers
+               ELSE received.amount_minor IS NOT NULL OR held.amount_minor IS NOT NULL
+           END AS broken
+    FROM payments AS p
+    CROSS JOIN LATERAL (
+        SELECT sum((part ->> 'amount')::numeric) AS amount_minor, count(*) AS sellers
+        FROM json_array_elements(p.splits) AS part
+    ) AS split
+    LEFT JOIN postings AS received
+        ON received.cause_id = p.payment_id AND received.kind = '{PostingKind.PAYMENT_RECEIVED}'
+    LEFT JOIN (
+        SELECT payment_id, sum(amount_minor) AS amount_minor, count(*) AS sellers
+        FROM holds GROUP BY payment_id
+    ) AS held ON held.payment_id = p.payment_id
+"""
+
+_HOLDS_ADD_UP = f"""
+    SELECT h.hold_id::text AS example,
+           coalesce(booked.held, 0) <> h.amount_minor
+           OR coalesce(booked.fee, 0) <> h.fee_minor
+           OR coalesce(booked.released, 0)
+              <> CASE h.state WHEN 'released' THEN h.amount_minor - h.refunded_minor - h.fee_minor ELSE 0 END
+           OR (h.state <> 'released' AND h.fee_minor <> 0)
+           OR (h.state = 'refunded') <> (h.refunded_minor = h.amount_minor)
+           AS broken
+    FROM holds AS h
+    LEFT JOIN (
+        SELECT cause_id,
+               sum(amount_minor) FILTER (WHERE kind = '{PostingKind.HELD}') AS held,
+               sum(amount_minor) FILTER (WHERE kind = '{PostingKind.RELEASED}') AS released,
+               sum(amount_minor) FILTER (WHERE kind = '{PostingKind.FEE_TAKEN}') AS fee
+        FROM postings
+        WHERE kind IN ('{PostingKind.HELD}', '{PostingKind.RELEASED}', '{PostingKind.FEE_TAKEN}')
+        GROUP BY cause_id
+    ) AS booked ON booked.cause_id = h.hold_id
+"""
+
+_HELD_EQUALS_OPEN_HOLDS = f"""
+    SELECT concat_ws('/', shop_id, seller_id, currency) AS example,
+           coalesce(ledger.balance, 0) <> coalesce(open_.amount_minor, 0) AS broken
+    FROM (
+        SELECT shop_id, seller_id, currency, sum(credit_minor - debit_minor) AS balance
+        FROM entries WHERE account = '{AccountKind.HELD}' GROUP BY shop_id, seller_id, currency
+    ) AS ledger
+    FULL JOIN (
+        SELECT shop_id, seller_id, currency, sum(amount_minor - refunded_minor) AS amount_minor
+        FROM holds WHERE state IN ('held', 'frozen') GROUP BY shop_id, seller_id, currency
+    ) AS open_ USING (shop_id, seller_id, currency)
+"""
+
+# --- the protection period ------------------------------------------------------------------------
+
+_PROTECTION_PERIOD_IS_EXACT = """
+    SELECT h.hold_id::text AS example,
+           NOT (h.protection_days BETWEEN 3 AND 7
+                AND h.protection_days = p.protection_days
+                AND h.day_seconds = d.protection_day_seconds
+                AND h.release_at = h.held_at
+                    + make_interval(secs => h.protection_days * d.protection_day_seconds)) AS broken
+    FROM holds AS h
+    LEFT JOIN payments AS p ON p.payment_id = h.payment_id
+    LEFT JOIN deployment AS d ON d.deployment_id = 1
+"""
+
+# Both the hold's own time and the ledger's: two witnesses.
+_NO_HOLD_RELEASED_EARLY = f"""
+    SELECT h.hold_id::text AS example,
+           h.released_at < h.release_at OR coalesce(p.booked_at < h.release_at, false)
+           OR coalesce(p.booked_at <> h.released_at, false) AS broken
+    FROM holds AS h
+    LEFT JOIN postings AS p ON p.cause_id = h.hold_id AND p.kind = '{PostingKind.RELEASED}'
+    WHERE h.state = 'released'
+"""
+
+# The credit's own posting is the witness: a credit may be taken back later, which unmarks the payment.
+# A shop's terms may have changed since; what counted at the release is in the record of changes.
+_NO_RELEASE_WITHOUT_CREDIT = f"""
+    WITH credited AS (
+        SELECT p.shop_id, c.bank_reference, min(p.booked_at) AS since
+        FROM postings AS p JOIN bank_credits AS c ON c.credit_id = p.cause_id
+        WHERE p.kind = '{PostingKind.PAYMENT_FUNDED}'
+        GROUP BY p.shop_id, c.bank_reference
+    ),
+    changes AS (
+        SELECT subject AS shop_id, acted_at, details -> 'before' ->> 'funding' AS old,
+               details -> 'after' ->> 'funding' AS new
+        FROM operator_actions WHERE action = 'shop_terms_changed'
+    )
+    SELECT h.hold_id::text AS example,
+           CASE WHEN credited.since <= h.released_at + {_OVERLAP} THEN false
+           ELSE coalesce(
+                    (SELECT old FROM changes
+                     WHERE changes.shop_id = h.shop_id AND acted_at > h.released_at
+                     ORDER BY acted_at LIMIT 1),
+                    s.funding) <> 'announced'
+                AND NOT EXISTS (
+                    SELECT FROM changes
+                    WHERE changes.shop_id = h.shop_id AND new = 'announced'
+                      AND acted_at BETWEEN h.released_at AND h.released_at + {_OVERLAP})
+           END AS broken
+    FROM holds AS h
+    JOIN payments AS p ON p.payment_id = h.payment_id
+    JOIN shops AS s ON s.shop_id = h.shop_id
+    LEFT JOIN credited ON (credited.shop_id, credited.bank_reference) = (p.shop_id, p.bank_reference)
+    WHERE h.state = 'released'
+"""
+
+_NO_HOLD_RELEASED_WHILE_FROZEN = f"""
+    SELECT h.hold_id::text AS example,
+           h.state = 'released' AND h.released_at > d.opened_at + {_OVERLAP}
+           AND coalesce(h.released_at < d.resolved_at - {_OVERLAP}, true) AS broken
+    FROM dispute_holds AS f
+    JOIN disputes AS d ON d.dispute_key = f.dispute_key
+    JOIN holds AS h ON h.hold_id = f.hold_id
+"""
+
+# --- one effect per key ---------------------------------------------------------------------------
+
+_ONE_EFFECT_PER_BUSINESS_KEY = """
+    SELECT 'order ' || shop_id || '/' || order_id AS example, count(*) > 1 AS broken
+    FROM payments GROUP BY shop_id, order_id
+    UNION ALL
+    SELECT 'bank reference ' || shop_id || '/' || bank_reference, count(*) > 1
+    FROM payments WHERE state = 'received' GROUP BY shop_id, bank_reference
+    UNION ALL
+    SELECT 'withdrawal ' || shop_id || '/' || withdrawal_id, count(*) > 1
+    FROM withdrawals GROUP BY shop_id, withdrawal_id
+    UNION ALL
+    SELECT 'statement line ' || bank_id || '/' || statement_line, count(*) > 1
+    FROM bank_credits GROUP BY bank_id, statement_line
+    UNION ALL
+    SELECT 'hold ' || payment_id || '/' || seller_id, count(*) > 1
+    FROM holds GROUP BY payment_id, seller_id
+"""
+
+_EFFECTS_COME_FROM_EVENTS = """
+    SELECT 'order ' || p.shop_id || '/' || p.order_id AS example,
+           (i.type, i.content_hash) IS DISTINCT FROM ('order.paid', p.content_hash) AS broken
+    FROM payments AS p
+    LEFT JOIN inbox AS i ON (i.source, i.event_id) = ('/shops/' || p.shop_id, p.event_id)
+    UNION ALL
+    SELECT 'withdrawal ' || w.shop_id || '/' || w.withdrawal_id,
+           (i.type, i.content_hash) IS DISTINCT FROM ('withdrawal.requested', w.content_hash)
+    FROM withdrawals AS w
+    LEFT JOIN inbox AS i ON (i.source, i.event_id) = ('/shops/' || w.shop_id, w.event_id)
+"""
+
+# --- the bank's credits ---------------------------------------------------------------------------
+
+_CREDITS_ADD_UP = f"""
+    SELECT c.bank_id || '/' || c.statement_line AS example,
+           CASE WHEN c.payment_id IS NULL THEN
+               booked.funded IS NOT NULL OR booked.claimed IS NOT NULL
+               OR booked.suspended IS DISTINCT FROM c.amount_minor
+           ELSE
+               booked.funded IS DISTINCT FROM c.amount_minor
+               OR booked.suspended IS DISTINCT FROM booked.claimed
+               OR p.funded_at IS NULL
+               OR (p.bank_reference, p.amount_minor, p.currency)
+                  IS DISTINCT FROM (c.bank_reference, c.amount_minor, c.currency)
+           END AS broken
+    FROM bank_credits AS c
+    LEFT JOIN payments AS p ON p.payment_id = c.payment_id
+    LEFT JOIN (
+        SELECT cause_id,
+               sum(amount_minor) FILTER (WHERE kind = '{PostingKind.PAYMENT_FUNDED}') AS funded,
+               sum(amount_minor) FILTER (WHERE kind = '{PostingKind.CREDIT_SUSPENDED}') AS suspended,
+               sum(amount_minor) FILTER (WHERE kind = '{PostingKind.CREDIT_CLAIMED}') AS claimed
+        FROM postings
+        WHERE kind IN ('{PostingKind.PAYMENT_FUNDED}', '{PostingKind.CREDIT_SUSPENDED}',
+                       '{PostingKind.CREDIT_CLAIMED}')
+        GROUP BY cause_id
+    ) AS booked ON booked.cause_id = c.credit_id
+    -- One that the bank took back has been unbooked again, under the debit's own id.
+    WHERE c.taken_back_at IS NULL
+"""
+
+_FUNDED_PAYMENTS_HAVE_THEIR_CREDIT = """
+    SELECT p.shop_id || '/' || p.order_id AS example, c.credit_id IS NULL AS broken
+    FROM payments AS p LEFT JOIN bank_credits AS c ON c.payment_id = p.payment_id
+    WHERE p.funded_at IS NOT NULL
+"""
+
+# --- withdrawals ----------------------------------------------------------------------------------
+
+_WITHDRAWALS_HAD_ONE_PASSWORD = f"""
+    SELECT w.shop_id || '/' || w.withdrawal_id AS example,
+           CASE WHEN w.state = 'accepted' THEN
+               reserved.amount_minor IS DISTINCT FROM w.amount_minor
+               OR (reserved.shop_id, reserved.seller_id, reserved.currency)
+                  IS DISTINCT FROM (w.shop_id, w.seller_id, w.currency)
+               OR coalesce(checked.accepted, 0) <> 1
+               OR checked.others <> 0
+           ELSE reserved.posting_id IS NOT NULL
+           END AS broken
+    FROM withdrawals AS w
+    LEFT JOIN postings AS reserved
+        ON reserved.cause_id = w.payout_id AND reserved.kind = '{PostingKind.PAYOUT_RESERVED}'
+    LEFT JOIN (
+        SELECT a.payout_id, count(*) FILTER (WHERE a.state = 'accepted') AS accepted,
+               count(*) FILTER (
+                   WHERE (a.shop_id, a.seller_id, a.event_id, a.destination_id)
+                         IS DISTINCT FROM (x.shop_id, x.seller_id, x.event_id, x.destination_id)
+               ) AS others
+        FROM password_attempts AS a JOIN withdrawals AS x ON x.payout_id = a.payout_id
+        WHERE a.purpose = 'withdrawal'
+        GROUP BY a.payout_id
+    ) AS checked ON checked.payout_id = w.payout_id
+"""
+
+_ONE_INSTRUCTION_PER_WITHDRAWAL = """
+    SELECT coalesce(w.shop_id || '/' || w.withdrawal_id, t.payout_id::text) AS example,
+           CASE WHEN w.state = 'accepted'
+                THEN t.end_to_end_id IS DISTINCT FROM replace(w.payout_id::text, '-', '')
+                ELSE t.payout_id IS NOT NULL END AS broken
+    FROM withdrawals AS w FULL JOIN transfers AS t ON t.payout_id = w.payout_id
+"""
+
+_PAYOUTS_FOLLOW_THE_BANK = f"""
+    SELECT t.end_to_end_id AS example,
+           (coalesce(booked.settled, 0), coalesce(booked.failed, 0), coalesce(booked.returned, 0))
+           <> (CASE WHEN t.state IN ('settled', 'returned') THEN w.amount_minor ELSE 0 END,
+               CASE WHEN t.state = 'failed' THEN w.amount_minor ELSE 0 END,
+               CASE WHEN t.state = 'returned' THEN w.amount_minor ELSE 0 END)
+           OR (t.settled_at IS NOT NULL) <> (t.state IN ('settled', 'returned'))
+           OR (t.ended_at IS NOT NULL) <> (t.state IN ('settled', 'failed', 'returned'))
+           OR (t.state <> 'ready' AND t.sent_at IS NULL) AS broken
+    FROM transfers AS t
+    LEFT JOIN withdrawals AS w ON w.payout_id = t.payout_id
+    LEFT JOIN (
+        SELECT cause_id,
+               sum(amount_minor) FILTER (WHERE kind = '{PostingKind.PAYOUT_SETTLED}') AS settled,
+               sum(amount_minor) FILTER (WHERE kind = '{PostingKind.PAYOUT_FAILED}') AS failed,
+               sum(amount_minor) FILTER (WHERE kind = '{PostingKind.PAYOUT_RETURNED}') AS returned
+        FROM postings
+        WHERE kind IN ('{PostingKind.PAYOUT_SETTLED}', '{PostingKind.PAYOUT_FAILED}',
+                       '{PostingKind.PAYOUT_RETURNED}')
+        GROUP BY cause_id
+    ) AS booked ON booked.cause_id = t.payout_id
+"""
+
+# --- what was said --------------------------------------------------------------------------------
+
+_EVERY_FACT_HAS_ITS_EVENT = f"""
+    WITH facts AS (
+        SELECT p.shop_id, {_key_id("order_answer", "p.shop_id", "p.order_id")} AS event_id,
+               CASE p.state WHEN 'rejected' THEN 'order.rejected' ELSE 'order.held' END AS type
+        FROM payments AS p
+        WHERE p.state = 'rejected' OR EXISTS (SELECT FROM holds AS h WHERE h.payment_id = p.payment_id)
+        UNION ALL
+        SELECT p.shop_id, {_derived_id("'order_funded'", "c.credit_id")}, 'order.funded'
+        FROM bank_credits AS c JOIN payments AS p ON p.payment_id = c.payment_id
+        UNION ALL
+        SELECT shop_id, {_derived_id("'hold_released'", "hold_id")}, 'hold.released'
+        FROM holds WHERE state = 'released'
+        UNION ALL
+        SELECT shop_id, {_key_id("withdrawal_answer", "shop_id", "withdrawal_id")}, 'withdrawal.' || state
+        FROM withdrawals WHERE state IN ('accepted', 'rejected')
+        UNION ALL
+        SELECT w.shop_id, {_derived_id("said.type", "t.payout_id")}, said.type
+        FROM transfers AS t
+        JOIN withdrawals AS w ON w.payout_id = t.payout_id
+        JOIN (VALUES ('submitted', 'payout.submitted'), ('settled', 'payout.submitted'),
+                     ('settled', 'payout.settled'), ('failed', 'payout.failed'),
+                     ('returned', 'payout.submitted'), ('returned', 'payout.settled'),
+                     ('returned', 'payout.returned')) AS said(state, type) ON said.state = t.state
+    )
+    SELECT f.type || ' ' || f.event_id AS example,
+           (e.shop_id, e.type) IS DISTINCT FROM (f.shop_id, f.type) AS broken
+    FROM facts AS f LEFT JOIN events AS e ON e.event_id = f.event_id
+"""
+
+_EVERY_EVENT_HAS_ITS_ANSWER = f"""
+    SELECT i.source || ' ' || i.event_id AS example, e.event_id IS NULL AS broken
+    FROM inbox AS i LEFT JOIN events AS e ON e.event_id = i.answer_id
+    WHERE i.answer_id IS NOT NULL AND i.received_at < clock_timestamp() - {_BOUND}
+"""
+
+_OUTBOX_ROWS_ARE_WHOLE = """
+    SELECT 'outbox ' || o.outbox_id AS example, e.event_id IS NULL
+           OR (e.shop_id, e.type) <> (o.shop_id, o.type) AS broken
+    FROM outbox AS o
+    CROSS JOIN LATERAL unnest(o.event_ids) AS said(event_id)
+    LEFT JOIN events AS e ON e.event_id = said.event_id
+"""
+
+# A row that the broker refuses, since a shop's queue is full, say, is tried again within a minute. What
+# nobody has tried for so much longer, nobody is going to.
+_OUTBOX_IS_PUBLISHED = f"""
+    SELECT 'outbox ' || outbox_id AS example,
+           published_at IS NULL AND next_attempt_at < clock_timestamp() - {_BOUND} AS broken
+    FROM outbox
+"""
+
+# --- nothing rests --------------------------------------------------------------------------------
+
+_RECEIVED_PAYMENTS_ARE_HELD = f"""
+    SELECT p.shop_id || '/' || p.order_id AS example,
+           p.received_at < clock_timestamp() - {_BOUND}
+           AND NOT EXISTS (SELECT FROM holds AS h WHERE h.payment_id = p.payment_id) AS broken
+    FROM payments AS p WHERE p.state = 'received'
+"""
+
+_DUE_HOLDS_ARE_RELEASED = f"""
+    SELECT h.hold_id::text AS example,
+           greatest(h.release_at, h.rearmed_at, CASE s.funding WHEN 'confirmed' THEN p.funded_at END)
+               < clock_timestamp() - {_BOUND} AS broken
+    FROM holds AS h
+    JOIN payments AS p ON p.payment_id = h.payment_id
+    JOIN shops AS s ON s.shop_id = h.shop_id
+    WHERE h.state = 'held' AND h.release_at <= clock_timestamp()
+      AND (s.funding = 'announced' OR p.funded_at IS NOT NULL)
+"""
+
+_PASSWORDS_ARE_DECIDED = f"""
+    SELECT attempt_id::text AS example,
+           coalesce(counted_at, requested_at) < clock_timestamp() - {_BOUND} AS broken
+    FROM password_attempts WHERE state IN ('waiting', 'counted')
+    UNION ALL
+    SELECT w.shop_id || '/' || w.withdrawal_id,
+           NOT EXISTS (SELECT FROM password_attempts AS a
+                       WHERE a.payout_id = w.payout_id AND a.state IN ('waiting', 'counted'))
+    FROM withdrawals AS w WHERE w.state = 'checking'
+"""
+
+_TRANSFERS_ARE_ASKED_FOR = f"""
+    SELECT end_to_end_id AS example,
+           touched_at < clock_timestamp()
+               - CASE WHEN state IN ('submitted', 'unknown') THEN {_BANK_BOUND} ELSE {_BOUND} END AS broken
+    FROM transfers WHERE state IN ('ready', 'sending', 'unknown', 'submitted')
+"""
+
+CHECKS: Final[tuple[Check, ...]] = (
+    Check(
+        "postings_are_sound",
+        1,
+        "every posting has an amount above 0 and the two different accounts of its kind",
+        _POSTINGS_ARE_SOUND,
+    ),
+    Check("ledger_sums_to_zero", 1, "debits equal credits in each currency", _LEDGER_SUMS_TO_ZERO),
+    Check(
+        "posted_rows_are_guarded",
+        2,
+        "the database refuses to change, delete or truncate postings",
+        _POSTED_ROWS_ARE_GUARDED,
+    ),
+    Check(
+        "sealed_subtotals_equal_postings",
+        3,
+        "every sealed subtotal equals the sum of its postings",
+        _SUBTOTALS_EQUAL_POSTINGS,
+    ),
+    Check(
+        "available_balances_equal_postings",
+        3,
+        "every withdrawable balance equals the sum of its postings",
+        _stored_balance_equals_postings("available_balances", "available_minor", AccountKind.AVAILABLE),
+    ),
+    Check(
+        "receivables_equal_postings",
+        3,
+        "what every seller owes equals the sum of its postings",
+        _stored_balance_equals_postings("receivables", "owed_minor", AccountKind.RECEIVABLE),
+    ),
+    Check("no_balance_is_negative", 3, "no account is overdrawn", _NO_BALANCE_IS_NEGATIVE),
+    Check(
+        "orders_add_up",
+        4,
+        "what was paid for an order is received, and held in full or not yet",
+        _ORDERS_ADD_UP,
+    ),
+    Check(
+        "holds_add_up",
+        4,
+        "each hold = still held + released + fee + refunded, in the ledger too",
+        _HOLDS_ADD_UP,
+    ),
+    Check(
+        "held_equals_open_holds",
+        4,
+        "what the ledger holds for a seller is the sum of the open holds",
+        _HELD_EQUALS_OPEN_HOLDS,
+    ),
+    Check(
+        "credits_add_up",
+        4,
+        "each credit of the bank confirms its one payment or lies in suspense",
+        _CREDITS_ADD_UP,
+    ),
+    Check(
+        "funded_payments_have_their_credit",
+        5,
+        "no payment counts as confirmed without a credit of the bank",
+        _FUNDED_PAYMENTS_HAVE_THEIR_CREDIT,
+    ),
+    Check(
+        "protection_period_is_exact",
+        5,
+        "every hold ends 3 to 7 whole days of the stored length after it began",
+        _PROTECTION_PERIOD_IS_EXACT,
+    ),
+    Check("no_hold_released_early", 5, "no money left its hold before its time", _NO_HOLD_RELEASED_EARLY),
+    Check(
+        "no_release_without_credit",
+        5,
+        "under confirmed funding, nothing was released before the bank's credit",
+        _NO_RELEASE_WITHOUT_CREDIT,
+    ),
+    Check(
+        "no_hold_released_while_frozen",
+        5,
+        "no money left its hold while a dispute had it",
+        _NO_HOLD_RELEASED_WHILE_FROZEN,
+    ),
+    Check(
+        "one_effect_per_business_key",
+        6,
+        "no order, withdrawal, statement line or hold stands twice",
+        _ONE_EFFECT_PER_BUSINESS_KEY,
+    ),
+    Check(
+        "one_posting_per_effect",
+        6,
+        "every posting's id follows from what it is for, so it can't be booked twice",
+        _ONE_POSTING_PER_EFFECT,
+    ),
+    Check(
+        "effects_come_from_events",
+        6,
+        "every order and withdrawal has the authentic event with exactly its content",
+        _EFFECTS_COME_FROM_EVENTS,
+    ),
+    Check(
+        "withdrawals_had_one_password",
+        7,
+        "money was reserved only after one accepted password for exactly this withdrawal",
+        _WITHDRAWALS_HAD_ONE_PASSWORD,
+    ),
+    Check(
+        "one_instruction_per_withdrawal",
+        7,
+        "every accepted withdrawal has one bank instruction, no other has any",
+        _ONE_INSTRUCTION_PER_WITHDRAWAL,
+    ),
+    Check(
+        "payouts_follow_the_bank",
+        7,
+        "payouts are booked as the bank settled, rejected or returned them",
+        _PAYOUTS_FOLLOW_THE_BANK,
+    ),
+    Check("every_fact_has_its_event", 8, "what happened was told to the shop", _EVERY_FACT_HAS_ITS_EVENT),
+    Check("outbox_rows_are_whole", 8, "every event that must be published exists", _OUTBOX_ROWS_ARE_WHOLE),
+    Check(
+        "outbox_is_published",
+        8,
+        "no message waits in the outbox without being tried again",
+        _OUTBOX_IS_PUBLISHED,
+    ),
+    Check("received_payments_are_held", 9, "no payment rests without its holds", _RECEIVED_PAYMENTS_ARE_HELD),
+    Check("due_holds_are_released", 9, "no hold rests that may be released", _DUE_HOLDS_ARE_RELEASED),
+    Check("passwords_are_decided", 9, "no password check rests undecided", _PASSWORDS_ARE_DECIDED),
+    Check(
+        "transfers_are_asked_for",
+        9,
+        "no transfer rests without the bank being asked",
+        _TRANSFERS_ARE_ASKED_FOR,
+    ),
+    Check(
+        "every_event_has_its_answer",
+        10,
+        "every authentic event was applied or rejected, and answered",
+        _EVERY_EVENT_HAS_ITS_ANSWER,
+    ),
+)
