@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import os
 from enum import StrEnum
 from typing import Annotated, Self
 
@@ -99,6 +100,8 @@ class Settings(BaseSettings):
     def _production_keeps_whole_days(self) -> Self:
         if self.environment is Environment.PRODUCTION and self.protection_day_seconds != DAY_SECONDS:
             raise ValueError(f"HOLDFAST_PROTECTION_DAY_SECONDS must be {DAY_SECONDS} in production")
+        if self.environment is Environment.PRODUCTION and os.environ.get("HOLDFAST_CRASH_AT"):
+            raise ValueError("HOLDFAST_CRASH_AT must not be set in production")
         return self
 
     @property

@@ -15,6 +15,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     PlainSerializer,
+    PlainValidator,
     SecretStr,
     Strict,
     WithJsonSchema,
@@ -142,7 +143,8 @@ SealedToken = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9_.-]+$", ma
 OneLine = Annotated[str, Field(strict=True), AfterValidator(_one_line)]
 Password = Annotated[
     SecretStr,
-    BeforeValidator(_password),
+    # Plain: in JSON mode a strict SecretStr would refuse the SecretStr that this makes.
+    PlainValidator(_password),
     WithJsonSchema({"type": "string", "minLength": MIN_PASSWORD_LENGTH, "maxLength": MAX_PASSWORD_LENGTH}),
 ]
 # JSON has arrays only: a list becomes the tuple that a frozen model keeps. Its items stay strict.

@@ -31,8 +31,8 @@ _MAX_EXAMPLES: Final = 5
 class Check:
     """One invariant; `invariant` is its number in the design."""
 
-    name: str
     invariant: int
+    name: str
     promise: str
     statement: str
 
@@ -182,14 +182,16 @@ def _stored_balance_equals_postings(table: str, column: str, account: AccountKin
 
 
 # Of a shop as a whole, a posting may still name the seller on its other side; of a seller, it always does.
-# Cash at the bank is left out: under `announced` funding more may be paid out than has come in.
+# Cash at the bank is left out: under `announced` funding more may be paid out than has come in. So is
+# suspense, which has a check of its own: a debit may come before the credit that it takes back.
 _NO_BALANCE_IS_NEGATIVE = f"""
     SELECT concat_ws('/', shop_id, owner, currency, account) AS example,
            CASE WHEN account IN ({_listed(list(ASSET_KINDS))}) THEN balance ELSE -balance END < 0 AS broken
     FROM (
         SELECT shop_id, CASE WHEN account IN ({_listed(list(SELLER_KINDS))}) THEN seller_id END AS owner,
                currency, account, sum(debit_minor - credit_minor) AS balance
-        FROM entries WHERE account <> '{AccountKind.BANK_CASH}' GROUP BY 1, 2, 3, 4
+        FROM entries WHERE account NOT IN ('{AccountKind.BANK_CASH}', '{AccountKind.SUSPENSE}')
+        GROUP BY 1, 2, 3, 4
     ) AS balances
 """
 
@@ -324,6 +326,31 @@ _NO_HOLD_RELEASED_WHILE_FROZEN = f"""
     JOIN holds AS h ON h.hold_id = f.hold_id
 """
 
+_FROZEN_HOLDS_HAVE_THEIR_DISPUTE = """
+    SELECT h.hold_id::text AS example, (h.state = 'frozen') <> (open_.hold_id IS NOT NULL) AS broken
+    FROM holds AS h
+    LEFT JOIN (
+        SELECT DISTINCT f.hold_id FROM dispute_holds AS f
+        JOIN disputes AS d ON d.dispute_key = f.dispute_key WHERE d.state = 'open'
+    ) AS open_ ON open_.hold_id = h.hold_id
+    -- One that was refunded in full takes part in nothing more.
+    WHERE h.state <> 'refunded' AND (h.state = 'frozen' OR open_.hold_id IS NOT NULL)
+"""
+
+_NO_RELEASE_AFTER_CHARGE_BACK = f"""
+    SELECT h.hold_id::text AS example,
+           h.released_at > lost.booked_at + {_OVERLAP} AND NOT EXISTS (
+               SELECT FROM bank_credits AS c
+               JOIN postings AS again ON again.cause_id = c.credit_id
+                    AND again.kind = '{PostingKind.PAYMENT_FUNDED}' AND again.shop_id = h.shop_id
+               WHERE c.bank_reference = d.bank_reference
+                 AND again.booked_at > lost.booked_at AND again.booked_at <= h.released_at + {_OVERLAP}
+           ) AS broken
+    FROM bank_debits AS d
+    JOIN postings AS lost ON lost.cause_id = d.debit_id AND lost.kind = '{PostingKind.PAYMENT_UNFUNDED}'
+    JOIN holds AS h ON h.payment_id = d.payment_id AND h.state = 'released'
+"""
+
 # --- one effect per key ---------------------------------------------------------------------------
 
 _ONE_EFFECT_PER_BUSINESS_KEY = """
@@ -339,6 +366,15 @@ _ONE_EFFECT_PER_BUSINESS_KEY = """
     SELECT 'statement line ' || bank_id || '/' || statement_line, count(*) > 1
     FROM bank_credits GROUP BY bank_id, statement_line
     UNION ALL
+    SELECT 'debit of statement line ' || bank_id || '/' || statement_line, count(*) > 1
+    FROM bank_debits GROUP BY bank_id, statement_line
+    UNION ALL
+    SELECT 'dispute ' || shop_id || '/' || dispute_id, count(*) > 1
+    FROM disputes GROUP BY shop_id, dispute_id
+    UNION ALL
+    SELECT origin || ' refund ' || shop_id || '/' || refund_id, count(*) > 1
+    FROM refunds GROUP BY shop_id, origin, refund_id
+    UNION ALL
     SELECT 'hold ' || payment_id || '/' || seller_id, count(*) > 1
     FROM holds GROUP BY payment_id, seller_id
 """
@@ -353,6 +389,18 @@ _EFFECTS_COME_FROM_EVENTS = """
            (i.type, i.content_hash) IS DISTINCT FROM ('withdrawal.requested', w.content_hash)
     FROM withdrawals AS w
     LEFT JOIN inbox AS i ON (i.source, i.event_id) = ('/shops/' || w.shop_id, w.event_id)
+    UNION ALL
+    SELECT 'dispute ' || d.shop_id || '/' || d.dispute_id,
+           (i.type, i.content_hash) IS DISTINCT FROM ('dispute.opened', d.content_hash)
+    FROM disputes AS d
+    LEFT JOIN inbox AS i ON (i.source, i.event_id) = ('/shops/' || d.shop_id, d.event_id)
+    UNION ALL
+    SELECT r.origin || ' refund ' || r.shop_id || '/' || r.refund_id,
+           (i.type, i.content_hash) IS DISTINCT FROM (
+               CASE r.origin WHEN 'dispute' THEN 'dispute.resolved' ELSE 'refund.requested' END,
+               r.content_hash)
+    FROM refunds AS r
+    LEFT JOIN inbox AS i ON (i.source, i.event_id) = ('/shops/' || r.shop_id, r.event_id)
 """
 
 # --- the bank's credits ---------------------------------------------------------------------------
@@ -383,6 +431,24 @@ _CREDITS_ADD_UP = f"""
     ) AS booked ON booked.cause_id = c.credit_id
     -- One that the bank took back has been unbooked again, under the debit's own id.
     WHERE c.taken_back_at IS NULL
+"""
+
+_SUSPENSE_IS_EXPLAINED = f"""
+    SELECT currency AS example, coalesce(booked.balance, 0) <> coalesce(open_.amount_minor, 0) AS broken
+    FROM (
+        SELECT currency, sum(credit_minor - debit_minor) AS balance
+        FROM entries WHERE account = '{AccountKind.SUSPENSE}' GROUP BY currency
+    ) AS booked
+    FULL JOIN (
+        SELECT currency, sum(amount_minor) AS amount_minor
+        FROM (
+            SELECT currency, amount_minor FROM bank_credits
+            WHERE payment_id IS NULL AND taken_back_at IS NULL
+            UNION ALL
+            SELECT currency, -amount_minor FROM bank_debits WHERE credit_id IS NULL
+        ) AS lines
+        GROUP BY currency
+    ) AS open_ USING (currency)
 """
 
 _FUNDED_PAYMENTS_HAVE_THEIR_CREDIT = """
@@ -449,6 +515,57 @@ _PAYOUTS_FOLLOW_THE_BANK = f"""
     ) AS booked ON booked.cause_id = t.payout_id
 """
 
+# --- refunds and claims ---------------------------------------------------------------------------
+
+_REFUNDS_ADD_UP = f"""
+    SELECT 'hold ' || h.hold_id AS example, h.refunded_minor <> coalesce(given.amount_minor, 0) AS broken
+    FROM holds AS h
+    FULL JOIN (
+        SELECT hold_id, sum(amount_minor) AS amount_minor FROM refund_parts GROUP BY hold_id
+    ) AS given ON given.hold_id = h.hold_id
+    WHERE h.refunded_minor IS DISTINCT FROM 0 OR given.hold_id IS NOT NULL
+    UNION ALL
+    SELECT 'refund ' || r.shop_id || '/' || r.refund_id,
+           CASE r.state WHEN 'rejected' THEN coalesce(parts.amount_minor, 0) <> 0
+           ELSE parts.amount_minor IS DISTINCT FROM r.amount_minor
+                OR parts.reserved IS DISTINCT FROM r.amount_minor
+                OR (r.state = 'settled' AND (parts.settled, coalesce(parts.returned, 0))
+                                            IS DISTINCT FROM (r.amount_minor::numeric, 0::numeric))
+                OR (r.state <> 'settled' AND coalesce(parts.settled, 0) <> coalesce(parts.returned, 0))
+           END
+    FROM refunds AS r
+    LEFT JOIN (
+        SELECT refund_key, sum(part.amount_minor) AS amount_minor, sum(booked.reserved) AS reserved,
+               sum(booked.settled) AS settled, sum(booked.returned) AS returned
+        FROM refund_parts AS part
+        LEFT JOIN (
+            SELECT cause_id,
+                   sum(amount_minor) FILTER (WHERE kind = '{PostingKind.REFUND_RESERVED}') AS reserved,
+                   sum(amount_minor) FILTER (WHERE kind = '{PostingKind.REFUND_SETTLED}') AS settled,
+                   sum(amount_minor) FILTER (WHERE kind = '{PostingKind.REFUND_RETURNED}') AS returned
+            FROM postings
+            WHERE kind IN ('{PostingKind.REFUND_RESERVED}', '{PostingKind.REFUND_SETTLED}',
+                           '{PostingKind.REFUND_RETURNED}')
+            GROUP BY cause_id
+        ) AS booked ON booked.cause_id = {_derived_id("'refund_part:' || part.hold_id", "part.refund_key")}
+        GROUP BY refund_key
+    ) AS parts ON parts.refund_key = r.refund_key
+"""
+
+_CLAIMS_ADD_UP = f"""
+    SELECT c.claim_id::text AS example,
+           coalesce(booked.taken, 0) <> c.taken_minor
+           OR coalesce(booked.owed, 0) <> c.amount_minor - c.taken_minor AS broken
+    FROM claims AS c
+    LEFT JOIN (
+        SELECT cause_id,
+               sum(amount_minor) FILTER (WHERE kind = '{PostingKind.CLAIM_TAKEN}') AS taken,
+               sum(amount_minor) FILTER (WHERE kind = '{PostingKind.CLAIM_OWED}') AS owed
+        FROM postings WHERE kind IN ('{PostingKind.CLAIM_TAKEN}', '{PostingKind.CLAIM_OWED}')
+        GROUP BY cause_id
+    ) AS booked ON booked.cause_id = c.claim_id
+"""
+
 # --- what was said --------------------------------------------------------------------------------
 
 _EVERY_FACT_HAS_ITS_EVENT = f"""
@@ -474,6 +591,26 @@ _EVERY_FACT_HAS_ITS_EVENT = f"""
                      ('settled', 'payout.settled'), ('failed', 'payout.failed'),
                      ('returned', 'payout.submitted'), ('returned', 'payout.settled'),
                      ('returned', 'payout.returned')) AS said(state, type) ON said.state = t.state
+        UNION ALL
+        SELECT shop_id, {_key_id("answer:dispute.opened", "shop_id", "dispute_id")},
+               CASE state WHEN 'rejected' THEN 'dispute.rejected' ELSE 'dispute.accepted' END
+        FROM disputes
+        UNION ALL
+        SELECT shop_id, {_key_id("answer:dispute.resolved", "shop_id", "dispute_id")}, 'dispute.accepted'
+        FROM disputes WHERE state = 'resolved'
+        UNION ALL
+        SELECT d.shop_id, {_derived_id("'hold_frozen:' || f.hold_id", "f.dispute_key")}, 'hold.frozen'
+        FROM dispute_holds AS f JOIN disputes AS d ON d.dispute_key = f.dispute_key
+        UNION ALL
+        SELECT shop_id, {_key_id("answer:refund.requested", "shop_id", "refund_id")},
+               CASE state WHEN 'rejected' THEN 'refund.rejected' ELSE 'refund.accepted' END
+        FROM refunds WHERE origin = 'refund'
+        UNION ALL
+        SELECT shop_id, {_derived_id("'refund.settled:settled'", "refund_key")}, 'refund.settled'
+        FROM refunds WHERE state = 'settled'
+        UNION ALL
+        SELECT r.shop_id, {_derived_id("'hold_refunded:' || p.hold_id", "p.refund_key")}, 'hold.refunded'
+        FROM refund_parts AS p JOIN refunds AS r ON r.refund_key = p.refund_key
     )
     SELECT f.type || ' ' || f.event_id AS example,
            (e.shop_id, e.type) IS DISTINCT FROM (f.shop_id, f.type) AS broken
@@ -511,15 +648,21 @@ _RECEIVED_PAYMENTS_ARE_HELD = f"""
     FROM payments AS p WHERE p.state = 'received'
 """
 
+# The clock starts again where a hold became free to go only after its time.
 _DUE_HOLDS_ARE_RELEASED = f"""
     SELECT h.hold_id::text AS example,
-           greatest(h.release_at, h.rearmed_at, CASE s.funding WHEN 'confirmed' THEN p.funded_at END)
+           greatest(h.release_at, h.rearmed_at, p.funded_at, freed.resolved_at)
                < clock_timestamp() - {_BOUND} AS broken
     FROM holds AS h
     JOIN payments AS p ON p.payment_id = h.payment_id
     JOIN shops AS s ON s.shop_id = h.shop_id
+    LEFT JOIN LATERAL (
+        SELECT max(d.resolved_at) AS resolved_at
+        FROM dispute_holds AS f JOIN disputes AS d ON d.dispute_key = f.dispute_key
+        WHERE f.hold_id = h.hold_id
+    ) AS freed ON true
     WHERE h.state = 'held' AND h.release_at <= clock_timestamp()
-      AND (s.funding = 'announced' OR p.funded_at IS NOT NULL)
+      AND (s.funding = 'announced' OR p.funded_at IS NOT NULL) AND p.charged_back_at IS NULL
 """
 
 _PASSWORDS_ARE_DECIDED = f"""
@@ -538,146 +681,194 @@ _TRANSFERS_ARE_ASKED_FOR = f"""
            touched_at < clock_timestamp()
                - CASE WHEN state IN ('submitted', 'unknown') THEN {_BANK_BOUND} ELSE {_BOUND} END AS broken
     FROM transfers WHERE state IN ('ready', 'sending', 'unknown', 'submitted')
+    UNION ALL
+    SELECT r.end_to_end_id, greatest(r.touched_at, CASE r.state WHEN 'waiting' THEN p.funded_at END)
+               < clock_timestamp()
+               - CASE WHEN r.state IN ('submitted', 'unknown') THEN {_BANK_BOUND} ELSE {_BOUND} END
+    FROM refunds AS r JOIN payments AS p ON p.payment_id = r.payment_id
+    WHERE r.state IN ('ready', 'sending', 'unknown', 'submitted')
+       OR (r.state = 'waiting' AND p.funded_at IS NOT NULL)
+"""
+
+_CHARGE_BACKS_ARE_CLAIMED = f"""
+    SELECT 'hold ' || h.hold_id AS example,
+           lost.booked_at < clock_timestamp() - {_BOUND} AND NOT EXISTS (
+               SELECT FROM claims AS c WHERE c.cause = 'chargeback' AND c.hold_id = h.hold_id) AS broken
+    FROM bank_debits AS d
+    JOIN postings AS lost ON lost.cause_id = d.debit_id AND lost.kind = '{PostingKind.PAYMENT_UNFUNDED}'
+    JOIN holds AS h ON h.payment_id = d.payment_id AND h.state = 'released'
+    WHERE h.released_at <= lost.booked_at AND h.amount_minor - h.refunded_minor - h.fee_minor > 0
 """
 
 CHECKS: Final[tuple[Check, ...]] = (
     Check(
-        "postings_are_sound",
         1,
-        "every posting has an amount above 0 and the two different accounts of its kind",
+        "postings_are_sound",
+        "every posting has an amount above 0 and the two accounts of its kind",
         _POSTINGS_ARE_SOUND,
     ),
-    Check("ledger_sums_to_zero", 1, "debits equal credits in each currency", _LEDGER_SUMS_TO_ZERO),
+    Check(1, "ledger_sums_to_zero", "debits equal credits in each currency", _LEDGER_SUMS_TO_ZERO),
     Check(
-        "posted_rows_are_guarded",
         2,
+        "posted_rows_are_guarded",
         "the database refuses to change, delete or truncate postings",
         _POSTED_ROWS_ARE_GUARDED,
     ),
     Check(
-        "sealed_subtotals_equal_postings",
         3,
+        "sealed_subtotals_equal_postings",
         "every sealed subtotal equals the sum of its postings",
         _SUBTOTALS_EQUAL_POSTINGS,
     ),
     Check(
-        "available_balances_equal_postings",
         3,
+        "available_balances_equal_postings",
         "every withdrawable balance equals the sum of its postings",
         _stored_balance_equals_postings("available_balances", "available_minor", AccountKind.AVAILABLE),
     ),
     Check(
-        "receivables_equal_postings",
         3,
+        "receivables_equal_postings",
         "what every seller owes equals the sum of its postings",
         _stored_balance_equals_postings("receivables", "owed_minor", AccountKind.RECEIVABLE),
     ),
-    Check("no_balance_is_negative", 3, "no account is overdrawn", _NO_BALANCE_IS_NEGATIVE),
+    Check(3, "no_balance_is_negative", "no account is overdrawn", _NO_BALANCE_IS_NEGATIVE),
     Check(
-        "orders_add_up",
         4,
+        "orders_add_up",
         "what was paid for an order is received, and held in full or not yet",
         _ORDERS_ADD_UP,
     ),
     Check(
-        "holds_add_up",
         4,
+        "holds_add_up",
         "each hold = still held + released + fee + refunded, in the ledger too",
         _HOLDS_ADD_UP,
     ),
     Check(
-        "held_equals_open_holds",
         4,
+        "held_equals_open_holds",
         "what the ledger holds for a seller is the sum of the open holds",
         _HELD_EQUALS_OPEN_HOLDS,
     ),
     Check(
-        "credits_add_up",
         4,
-        "each credit of the bank confirms its one payment or lies in suspense",
+        "refunds_add_up",
+        "what was refunded left its holds, once, and the bank as it said",
+        _REFUNDS_ADD_UP,
+    ),
+    Check(4, "claims_add_up", "each claim was taken from its seller or is owed", _CLAIMS_ADD_UP),
+    Check(
+        4,
+        "credits_add_up",
+        "each standing credit confirms its one payment or lies in suspense",
         _CREDITS_ADD_UP,
     ),
     Check(
-        "funded_payments_have_their_credit",
+        4,
+        "suspense_is_explained",
+        "suspense is what credits without payment and early debits make it",
+        _SUSPENSE_IS_EXPLAINED,
+    ),
+    Check(
         5,
+        "funded_payments_have_their_credit",
         "no payment counts as confirmed without a credit of the bank",
         _FUNDED_PAYMENTS_HAVE_THEIR_CREDIT,
     ),
     Check(
-        "protection_period_is_exact",
         5,
+        "protection_period_is_exact",
         "every hold ends 3 to 7 whole days of the stored length after it began",
         _PROTECTION_PERIOD_IS_EXACT,
     ),
-    Check("no_hold_released_early", 5, "no money left its hold before its time", _NO_HOLD_RELEASED_EARLY),
+    Check(5, "no_hold_released_early", "no money left its hold before its time", _NO_HOLD_RELEASED_EARLY),
     Check(
-        "no_release_without_credit",
         5,
-        "under confirmed funding, nothing was released before the bank's credit",
-        _NO_RELEASE_WITHOUT_CREDIT,
-    ),
-    Check(
         "no_hold_released_while_frozen",
-        5,
         "no money left its hold while a dispute had it",
         _NO_HOLD_RELEASED_WHILE_FROZEN,
     ),
     Check(
-        "one_effect_per_business_key",
+        5,
+        "frozen_holds_have_their_dispute",
+        "a hold is frozen exactly while a dispute of it is open",
+        _FROZEN_HOLDS_HAVE_THEIR_DISPUTE,
+    ),
+    Check(
+        5,
+        "no_release_without_credit",
+        "under confirmed funding, nothing was released before the bank's credit",
+        _NO_RELEASE_WITHOUT_CREDIT,
+    ),
+    Check(
+        5,
+        "no_release_after_charge_back",
+        "nothing was released while the bank had taken its credit back",
+        _NO_RELEASE_AFTER_CHARGE_BACK,
+    ),
+    Check(
         6,
-        "no order, withdrawal, statement line or hold stands twice",
+        "one_effect_per_business_key",
+        "no order, hold, withdrawal, dispute, refund or statement line twice",
         _ONE_EFFECT_PER_BUSINESS_KEY,
     ),
     Check(
-        "one_posting_per_effect",
         6,
-        "every posting's id follows from what it is for, so it can't be booked twice",
+        "one_posting_per_effect",
+        "every posting's id follows from its cause, so it can't be booked twice",
         _ONE_POSTING_PER_EFFECT,
     ),
     Check(
-        "effects_come_from_events",
         6,
-        "every order and withdrawal has the authentic event with exactly its content",
+        "effects_come_from_events",
+        "every effect has the authentic event with exactly its content",
         _EFFECTS_COME_FROM_EVENTS,
     ),
     Check(
-        "withdrawals_had_one_password",
         7,
-        "money was reserved only after one accepted password for exactly this withdrawal",
+        "withdrawals_had_one_password",
+        "money was reserved only after one accepted password for just that",
         _WITHDRAWALS_HAD_ONE_PASSWORD,
     ),
     Check(
-        "one_instruction_per_withdrawal",
         7,
-        "every accepted withdrawal has one bank instruction, no other has any",
+        "one_instruction_per_withdrawal",
+        "every accepted withdrawal has one bank instruction, no other any",
         _ONE_INSTRUCTION_PER_WITHDRAWAL,
     ),
     Check(
-        "payouts_follow_the_bank",
         7,
+        "payouts_follow_the_bank",
         "payouts are booked as the bank settled, rejected or returned them",
         _PAYOUTS_FOLLOW_THE_BANK,
     ),
-    Check("every_fact_has_its_event", 8, "what happened was told to the shop", _EVERY_FACT_HAS_ITS_EVENT),
-    Check("outbox_rows_are_whole", 8, "every event that must be published exists", _OUTBOX_ROWS_ARE_WHOLE),
+    Check(8, "every_fact_has_its_event", "what happened was told to the shop", _EVERY_FACT_HAS_ITS_EVENT),
+    Check(8, "outbox_rows_are_whole", "every event that must be published exists", _OUTBOX_ROWS_ARE_WHOLE),
     Check(
-        "outbox_is_published",
         8,
+        "outbox_is_published",
         "no message waits in the outbox without being tried again",
         _OUTBOX_IS_PUBLISHED,
     ),
-    Check("received_payments_are_held", 9, "no payment rests without its holds", _RECEIVED_PAYMENTS_ARE_HELD),
-    Check("due_holds_are_released", 9, "no hold rests that may be released", _DUE_HOLDS_ARE_RELEASED),
-    Check("passwords_are_decided", 9, "no password check rests undecided", _PASSWORDS_ARE_DECIDED),
+    Check(9, "received_payments_are_held", "no payment rests without its holds", _RECEIVED_PAYMENTS_ARE_HELD),
+    Check(9, "due_holds_are_released", "no hold rests that may be released", _DUE_HOLDS_ARE_RELEASED),
+    Check(9, "passwords_are_decided", "no password check rests undecided", _PASSWORDS_ARE_DECIDED),
     Check(
-        "transfers_are_asked_for",
         9,
-        "no transfer rests without the bank being asked",
+        "transfers_are_asked_for",
+        "no payout or refund rests without the bank being asked",
         _TRANSFERS_ARE_ASKED_FOR,
     ),
     Check(
-        "every_event_has_its_answer",
+        9,
+        "charge_backs_are_claimed",
+        "what was released of a charged back payment is claimed",
+        _CHARGE_BACKS_ARE_CLAIMED,
+    ),
+    Check(
         10,
+        "every_event_has_its_answer",
         "every authentic event was applied or rejected, and answered",
         _EVERY_EVENT_HAS_ITS_ANSWER,
     ),

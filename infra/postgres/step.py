@@ -12,6 +12,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Engine, text
 
+from infra.crash_points import reach
 from infra.postgres.ledger_store import record_postings
 from infra.postgres.outbox import (
     CommandRow,
@@ -92,17 +93,23 @@ class Steps:
         self._grace_seconds = grace_seconds
 
     @contextmanager
-    def begin(self) -> Iterator[Step]:
+    def begin(self, name: str = "step") -> Iterator[Step]:
         """
         Open a transaction; commit at the end of the block, roll back on any error.
+
+        `name` is the step's, in the crash proof and wherever one has to be told from another.
 
         An error that leaves the block says nothing about the commit when the connection broke: the
         caller tries the same messages again, and every effect is keyed so that it happens once.
         """
+        reach(f"{name}: before begin")
         with self._engine.begin() as connection:
             now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
             step = Step(connection, now)
             yield step
             rows = step.finish(grace_seconds=self._grace_seconds)
+            reach(f"{name}: before commit")
+        reach(f"{name}: committed")
         if rows:
             self._after_commit(rows)
+        reach(f"{name}: followed up")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import structlog
 
+from infra.crash_points import reach
 from infra.rabbitmq.availability import Availability
 from infra.rabbitmq.consumer import Batch
 from infra.rabbitmq.messages import (
@@ -126,7 +127,9 @@ class BatchRunner:
                 self._recover(recoveries, type(error).__name__)
                 recoveries += 1
             else:
+                reach("batch: before acknowledge")
                 batch.settle(positions)
+                reach("batch: acknowledged")
                 return None
         raise _GivenUp
 
@@ -158,7 +161,9 @@ class BatchRunner:
         while left:
             if batch.abandoned:
                 raise _GivenUp
+            reach("retry: before publish")
             outcomes = self._publish([message for _, message in left])
+            reach("retry: confirmed")
             confirmed = [
                 position
                 for (position, _), outcome in zip(left, outcomes, strict=True)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 import structlog
 
+from infra.crash_points import reach
 from infra.postgres.key_store import KeyStore, SenderRecord
 from infra.rabbitmq.messages import Delivery, Outgoing, PublishOutcome
 from infra.rabbitmq.publisher import Publisher
@@ -165,6 +166,7 @@ class Ingress:
     def _quarantine(self, refused: Sequence[tuple[Delivery, _Refusal]]) -> None:
         if not refused:
             return
+        reach("quarantine: before publish")
         outcomes = self._publisher.publish(
             [quarantine_message(delivery, refusal.reason, refusal.detail) for delivery, refusal in refused],
             timeout_s=self._publish_timeout_seconds,
@@ -174,6 +176,7 @@ class Ingress:
                 f"{sum(o is not PublishOutcome.CONFIRMED for o in outcomes)} of {len(outcomes)} messages"
                 " not confirmed into quarantine"
             )
+        reach("quarantine: confirmed")
         for delivery, refusal in refused:
             log.warning(
                 "message_quarantined",

@@ -14,6 +14,7 @@ import structlog
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from infra.crash_points import reach
 from infra.postgres.outbox import CommandRow, EventsRow, OutboxRow, mark_published, postpone
 from infra.rabbitmq.messages import Outgoing, PublishOutcome, command_message
 from infra.rabbitmq.publisher import Publisher
@@ -66,9 +67,11 @@ class OutboxPublisher:
         if not rows:
             return 0
         now = self._clock()
+        reach("outbox: before publish")
         outcomes = self._publisher.publish(
             [self._compose(row, now) for row in rows], timeout_s=self._timeout_seconds
         )
+        reach("outbox: confirmed")
         confirmed = [
             row.outbox_id
             for row, outcome in zip(rows, outcomes, strict=True)

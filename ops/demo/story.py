@@ -29,7 +29,7 @@ from ops.demo.scenario import Order, Outcome, Shop, Split, Withdrawal
 from ops.demo.stage import Stage
 
 # A slow machine gets its time; what takes longer is stuck.
-_STEP_SECONDS = 6.0
+_STEP_SECONDS = 30.0
 _POLL_SECONDS = 0.1
 _CREDIT_EVERY = 100
 # So many orders' money is at the bank before the shop has said a word about them.

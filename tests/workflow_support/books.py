@@ -16,10 +16,14 @@ _CHECKS = {
         ) AS p USING (shop_id, seller_id, currency)
         WHERE coalesce(b.available_minor, 0) <> coalesce(p.minor, 0)
     """,
-    "no seller's account and nothing received is negative": """
+    "no seller's account is negative": """
         SELECT shop_id, seller_id, currency, account FROM entries
-        WHERE account IN ('held', 'available', 'in_payout', 'received', 'suspense')
+        WHERE account IN ('held', 'available', 'in_payout', 'refundable')
         GROUP BY shop_id, seller_id, currency, account HAVING sum(credit_minor) < sum(debit_minor)
+    """,
+    "no shop has held more than it received": """
+        SELECT shop_id, currency, account FROM entries WHERE account IN ('received', 'suspense')
+        GROUP BY shop_id, currency, account HAVING sum(credit_minor) < sum(debit_minor)
     """,
     "held in the ledger equals the open holds": """
         SELECT * FROM (

@@ -52,7 +52,7 @@ class Claim:
 def claim_back(steps: Steps, commands: Sequence[ClaimBack]) -> None:
     """Claim what was released of payments whose credit the bank has taken back; what is held just waits."""
     debit_ids = sorted({debit_id for command in commands for debit_id in command.debit_ids})
-    with steps.begin() as step:
+    with steps.begin("claim_back") as step:
         made = make_claims(step, _find_charged_back(step.connection, debit_ids))
     if made:
         log.warning("charged_back_money_claimed", claims=made)

@@ -34,7 +34,7 @@ log = structlog.get_logger(__name__)
 def hold_funds(steps: Steps, commands: Sequence[HoldFunds], *, day_seconds: int) -> None:
     """Hold received payments for their protection period and set the alarm for its end."""
     payment_ids = sorted({payment_id for command in commands for payment_id in command.payment_ids})
-    with steps.begin() as step:
+    with steps.begin("hold_funds") as step:
         payments = store.find_payments(step.connection, payment_ids)
         plans = {
             payment.payment_id: (payment, decide_holds(payment, now=step.now, day_seconds=day_seconds))
@@ -61,7 +61,7 @@ def hold_funds(steps: Steps, commands: Sequence[HoldFunds], *, day_seconds: int)
 def release_hold(steps: Steps, commands: Sequence[ReleaseHold]) -> None:
     """Make due holds withdrawable; an early alarm sleeps on, a late or second one changes nothing."""
     hold_ids = sorted({hold_id for command in commands for hold_id in command.hold_ids})
-    with steps.begin() as step:
+    with steps.begin("release_hold") as step:
         releases: list[Release] = []
         early: dict[UUID, datetime] = {}
         unfunded: list[UUID] = []

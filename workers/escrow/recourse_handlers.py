@@ -54,7 +54,7 @@ class NotHeldYet(Exception):
 
 def receive_recourse(steps: Steps, events: Sequence[InboundEvent]) -> None:
     """Book `dispute.opened`, `dispute.resolved` and `refund.requested` events."""
-    with steps.begin() as step:
+    with steps.begin("receive_recourse") as step:
         for round_ in in_rounds(events, _keys):
             fresh = take_in(step, round_, answer_id=_answer_id, rejection=_rejection)
             _receive_round(step, fresh)

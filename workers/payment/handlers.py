@@ -54,7 +54,7 @@ def order_answer_id(shop_id: str, order_id: str) -> UUID:
 
 def receive_orders(steps: Steps, events: Sequence[InboundEvent]) -> None:
     """Book `order.paid` events: accepted ones go on to be held, repeats and refusals are answered."""
-    with steps.begin() as step:
+    with steps.begin("receive_orders") as step:
         for round_ in in_rounds(events, _order_keys):
             _receive_round(step, round_)
 
@@ -65,7 +65,7 @@ def receive_bank_events(steps: Steps, events: Sequence[InboundEvent]) -> None:
 
     A credit confirms its payment or lies in suspense; a debit takes a credit back, with what it confirmed.
     """
-    with steps.begin() as step:
+    with steps.begin("receive_bank_events") as step:
         for round_ in in_rounds(events, _line_keys):
             fresh = take_in(step, round_, answer_id=_no_answer, rejection=_no_reply)
             _receive_credits(step, [event for event in fresh if isinstance(event.data, BankCredited)])
@@ -74,7 +74,7 @@ def receive_bank_events(steps: Steps, events: Sequence[InboundEvent]) -> None:
 
 def match_credits(steps: Steps, commands: Sequence[MatchCredits]) -> None:
     """Try again to find the payments of credits in suspense, and the debits that came before their credit."""
-    with steps.begin() as step:
+    with steps.begin("match_credits") as step:
         credit_ids = [credit_id for command in commands for credit_id in command.credit_ids]
         references = store.find_references(step.connection, credit_ids)
         _take_back(step, references, arrived_now=frozenset())

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from infra.crash_points import reach
 from infra.postgres.ledger_store import seal_postings
 from infra.postgres.outbox import delete_published, lease_unpublished
 from infra.rabbitmq.queue_depth import QueueDepth
@@ -78,6 +79,7 @@ def publish_left_over(process: WorkerProcess) -> int:
         rows = lease_unpublished(
             connection, limit=_ROWS_AT_ONCE, lease_seconds=_LEASE_SECONDS, max_bytes=_BYTES_AT_ONCE
         )
+    reach("relay: leased")
     if not rows:
         return 0
     published = process.outbox.publish(rows)

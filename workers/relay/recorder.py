@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 def record(steps: Steps, deliveries: Sequence[Delivery]) -> None:
     """Keep messages that could not be processed, with all that is needed to look at and replay them."""
     messages = [_message(delivery) for delivery in deliveries]
-    with steps.begin() as step:
+    with steps.begin("record_messages") as step:
         record_messages(step.connection, messages, now=step.now)
     for message in messages:
         RECORDED_MESSAGES.labels(kind=message.kind).inc()

@@ -45,7 +45,7 @@ QueueDepth = Callable[[str], int]
 def sweep(steps: Steps, *, grace_seconds: float, queue_depth: QueueDepth) -> dict[str, int]:
     """Put back what is overdue by more than the grace; return how much of each kind."""
     found: dict[str, int] = {}
-    with steps.begin() as step:
+    with steps.begin("sweep") as step:
         if not store.try_sweep_lock(step.connection):
             return {}
 
@@ -73,7 +73,7 @@ def sweep(steps: Steps, *, grace_seconds: float, queue_depth: QueueDepth) -> dic
 
 def report_stale_disputes(steps: Steps, *, older_than_seconds: float) -> int:
     """Raise the alarm for disputes that nobody resolves; they are never decided by themselves."""
-    with steps.begin() as step:
+    with steps.begin("report_disputes") as step:
         count = store.count_stale_disputes(step.connection, older_than_seconds=older_than_seconds)
     STALE_DISPUTES.set(count)
     if count:
@@ -83,7 +83,7 @@ def report_stale_disputes(steps: Steps, *, older_than_seconds: float) -> int:
 
 def ask_for_returns(steps: Steps) -> None:
     """Have the payout worker ask the bank which settled transfers came back."""
-    with steps.begin() as step:
+    with steps.begin("ask_for_returns") as step:
         step.command(PAYOUT_BANK, CollectReturns())
 
 

@@ -13,6 +13,7 @@ from uuid import UUID
 
 import structlog
 
+from infra.crash_points import reach
 from infra.observability.metrics import PASSWORD_CHECKS
 from infra.postgres.ledger_store import SellerCurrency, lock_available
 from infra.postgres.step import Step, Steps
@@ -84,7 +85,9 @@ def check_passwords(steps: Steps, commands: Sequence[CheckPassword], *, tools: P
     left = {attempt_id for command in commands for attempt_id in command.attempt_ids}
     while left:
         turns, done = _count(steps, left)
+        reach("password: before check")
         checked = list(tools.pool.map(lambda turn: _check(turn, tools), turns))
+        reach("password: checked")
         done |= _decide(steps, checked, tools)
         left -= done
         if not turns and not done:
@@ -99,7 +102,7 @@ def _count(steps: Steps, attempt_ids: Iterable[UUID]) -> tuple[list[_Turn], set[
     """
     ids = set(attempt_ids)
     turns: list[_Turn] = []
-    with steps.begin() as step:
+    with steps.begin("count_password") as step:
         keys = store.find_sellers_of_attempts(step.connection, ids)
         sellers = store.lock_sellers(step.connection, keys)
         attempts = store.lock_open_attempts(step.connection, ids)
@@ -171,7 +174,7 @@ def _decide(steps: Steps, checked: Sequence[_Checked], tools: PasswordTools) -> 
         return set()
     by_id = {result.turn.attempt.attempt_id: result for result in checked}
     decided: set[UUID] = set()
-    with steps.begin() as step:
+    with steps.begin("decide_password") as step:
         store.lock_sellers(step.connection, (result.turn.attempt.seller_key for result in checked))
         still_open = store.lock_open_attempts(step.connection, by_id)
         decided |= set(by_id) - {attempt.attempt_id for attempt in still_open}

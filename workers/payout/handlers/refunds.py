@@ -11,6 +11,7 @@ from uuid import UUID
 
 import structlog
 
+from infra.crash_points import reach
 from infra.postgres.step import Step, Steps
 from infra.rabbitmq.topology import PAYOUT_BANK
 from ledger.ids import derive_id
@@ -34,7 +35,7 @@ _POSTINGS = {
 def submit_refunds(steps: Steps, commands: Sequence[SubmitRefund], *, tools: TransferTools) -> None:
     """Hand refunds to the bank; one that may have been handed over before is asked for."""
     keys = {key for command in commands for key in command.refund_keys}
-    with steps.begin() as step:
+    with steps.begin("send_refund") as step:
         refunds = [r for r in store.lock_refunds(step.connection, keys) if r.state in OPEN_STATES]
         ready = [refund for refund in refunds if refund.state is TransferState.READY]
         if ready:
@@ -56,7 +57,7 @@ def check_refunds(steps: Steps, commands: Sequence[CheckRefund], *, tools: Trans
     """Ask the bank what became of refunds that have not ended."""
     for tries in sorted({command.tries for command in commands}):
         keys = {key for command in commands if command.tries == tries for key in command.refund_keys}
-        with steps.begin() as step:
+        with steps.begin("ask_refund") as step:
             refunds = [r for r in store.lock_refunds(step.connection, keys) if r.state in OPEN_STATES]
             store.touch_refunds(step.connection, [r.refund_key for r in refunds], now=step.now)
         answers = _ask_all(refunds, lambda r: _find_or_submit(r, tools), tools)
@@ -84,7 +85,9 @@ def book_refund_answers(step: Step, answers: dict[UUID, TransferAnswer]) -> list
 def _ask_all(
     refunds: Sequence[store.Refund], ask: Callable[[store.Refund], TransferAnswer], tools: TransferTools
 ) -> dict[UUID, TransferAnswer]:
-    answers = tools.pool.map(ask, refunds)
+    reach("refund: before bank")
+    answers = list(tools.pool.map(ask, refunds))
+    reach("refund: bank answered")
     return {refund.refund_key: answer for refund, answer in zip(refunds, answers, strict=True)}
 
 
@@ -111,7 +114,7 @@ def _find_or_submit(refund: store.Refund, tools: TransferTools) -> TransferAnswe
 def _book_answers(steps: Steps, answers: dict[UUID, TransferAnswer], *, tries: int) -> None:
     if not answers:
         return
-    with steps.begin() as step:
+    with steps.begin("book_refund") as step:
         still_open = book_refund_answers(step, answers)
         step.command_for_each(
             PAYOUT_BANK,

@@ -32,7 +32,7 @@ def receive_withdrawals(
     steps: Steps, events: Sequence[InboundEvent], *, opener: Callable[[], Opener]
 ) -> None:
     """Book `withdrawal.requested` events; those that may go on wait for their password to be checked."""
-    with steps.begin() as step:
+    with steps.begin("receive_withdrawals") as step:
         for round_ in in_rounds(events, _withdrawal_keys):
             fresh = take_in(step, round_, answer_id=_withdrawal_answer, rejection=_withdrawal_rejection)
             _book_withdrawals(step, fresh, opener)
@@ -42,7 +42,7 @@ def receive_seller_events(
     steps: Steps, events: Sequence[InboundEvent], *, opener: Callable[[], Opener]
 ) -> None:
     """Book `seller.enrolled` and `seller.password_changed` events."""
-    with steps.begin() as step:
+    with steps.begin("receive_seller_events") as step:
         for round_ in in_rounds(events, lambda event: (event.key,)):
             fresh = take_in(step, round_, answer_id=_seller_answer, rejection=_seller_rejection)
             _book_seller_requests(step, fresh, opener)

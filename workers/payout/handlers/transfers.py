@@ -13,6 +13,7 @@ from uuid import UUID
 
 import structlog
 
+from infra.crash_points import reach
 from infra.observability.metrics import PAYOUTS
 from infra.postgres.step import Step, Steps
 from infra.rabbitmq.topology import PAYOUT_BANK
@@ -52,7 +53,7 @@ class TransferTools:
 def submit_transfers(steps: Steps, commands: Sequence[SubmitTransfer], *, tools: TransferTools) -> None:
     """Hand reserved withdrawals to the bank; one that may have been handed over before is asked for."""
     payout_ids = {payout_id for command in commands for payout_id in command.payout_ids}
-    with steps.begin() as step:
+    with steps.begin("send_transfer") as step:
         transfers = [t for t in store.lock_transfers(step.connection, payout_ids) if t.state in OPEN_STATES]
         ready = [t for t in transfers if t.state is TransferState.READY]
         if ready:
@@ -73,7 +74,7 @@ def check_transfers(steps: Steps, commands: Sequence[CheckTransfer], *, tools: T
     """Ask the bank what became of transfers that it has not settled, or of which it said nothing."""
     for tries in sorted({command.tries for command in commands}):
         payout_ids = {id_ for command in commands if command.tries == tries for id_ in command.payout_ids}
-        with steps.begin() as step:
+        with steps.begin("ask_transfer") as step:
             transfers = [
                 t for t in store.lock_transfers(step.connection, payout_ids) if t.state in OPEN_STATES
             ]
@@ -91,16 +92,17 @@ def collect_returns(
     The bank's list does not tell payouts from refunds; `book_refunds` takes the latter.
     """
     while True:
-        with steps.begin() as step:
+        with steps.begin("read_returns") as step:
             position = store.read_cursor(step.connection, _RETURNS_FEED)
         page = tools.bank.returns_after(position, _RETURNS_PAGE)
+        reach("returns: bank answered")
         if not page:
             return
         _book_returns(steps, page, book_refunds)
 
 
 def _book_returns(steps: Steps, page: Sequence[ReturnedTransfer], book_refunds: BookRefunds) -> None:
-    with steps.begin() as step:
+    with steps.begin("book_returns") as step:
         payouts = store.find_payouts(step.connection, [entry.end_to_end_id for entry in page])
         answers = {
             payouts[entry.end_to_end_id]: TransferAnswer(BankWord.RETURNED, entry.reason)
@@ -126,7 +128,9 @@ def _ask_all(
     ask: Callable[[store.Transfer], TransferAnswer],
     tools: TransferTools,
 ) -> dict[UUID, TransferAnswer]:
-    answers = tools.pool.map(ask, transfers)
+    reach("transfer: before bank")
+    answers = list(tools.pool.map(ask, transfers))
+    reach("transfer: bank answered")
     return {transfer.payout_id: answer for transfer, answer in zip(transfers, answers, strict=True)}
 
 
@@ -158,7 +162,7 @@ def _find_or_submit(transfer: store.Transfer, tools: TransferTools) -> TransferA
 def _book_answers(steps: Steps, answers: dict[UUID, TransferAnswer], *, tries: int) -> None:
     if not answers:
         return
-    with steps.begin() as step:
+    with steps.begin("book_transfer") as step:
         still_open = _book(step, answers)
         step.command_for_each(
             PAYOUT_BANK,

@@ -1,0 +1,192 @@
+"""
+One measurement: warm workers, standing still, before a full queue; then how long until it is drained.
+
+Filling the queue costs the same two processors that the workers need, so it is done while they are
+stopped (SIGSTOP), for everybody alike. The clock runs from the moment they go on to the last commit.
+"""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.rabbitmq.messages import Outgoing, PublishOutcome
+from infra.rabbitmq.publisher import Publisher
+
+_POLL_SECONDS = 0.02
+_READY_SECONDS = 60.0
+_STALLED_SECONDS = 60.0
+_STOP_SECONDS = 40.0
+_PUBLISH_CHUNK = 5_000
+
+
+class MeasurementFailed(Exception):
+    """Something did not finish; a number would mean nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """What one measurement gave."""
+
+    orders: int
+    seconds: float
+    peak_rss_mib: float
+
+    @property
+    def per_second(self) -> float:
+        return self.orders / self.seconds
+
+
+class Workers:
+    """The processes under measurement, each leading a group of its own."""
+
+    def __init__(self, processes: Sequence[subprocess.Popen[bytes]], log: Path) -> None:
+        self._processes = processes
+        self._log = log
+
+    def pause(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def check(self) -> None:
+        """Raise if one has ended."""
+        for process in self._processes:
+            if process.poll() is not None:
+                raise MeasurementFailed(
+                    f"a worker ended ({process.returncode}), see {self._log}:\n{self.said()}"
+                )
+
+    def said(self) -> str:
+        return "\n".join(self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
+
+    def peak_rss_mib(self) -> float:
+        """Return the highest resident memory of any of the processes and their children."""
+        peak = 0
+        groups = {process.pid for process in self._processes}
+        for status in Path("/proc").glob("[0-9]*/status"):
+            try:
+                if os.getpgid(int(status.parent.name)) in groups:
+                    lines = status.read_text(encoding="ascii", errors="replace").splitlines()
+                    peak = max([peak, *(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))])
+            except (OSError, ValueError):
+                continue
+        return peak / 1024
+
+    def stop(self) -> None:
+        self.resume()
+        for process in self._processes:
+            if process.poll() is None:
+                process.terminate()
+        deadline = time.monotonic() + _STOP_SECONDS
+        for process in self._processes:
+            try:
+                process.wait(timeout=max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        for process in self._processes:
+            if process.poll() is None:
+                os.killpg(process.pid, number)
+
+
+@contextmanager
+def started(
+    commands: Sequence[Sequence[str]], *, environments: Sequence[Mapping[str, str]], log: Path, folder: Path
+) -> Iterator[Workers]:
+    """Start processes; stop them afterwards, whatever happened."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    running: list[subprocess.Popen[bytes]] = []
+    workers = Workers(running, log)
+    try:
+        with log.open("ab") as output:
+            for command, environment in zip(commands, environments, strict=True):
+                running.append(
+                    subprocess.Popen(
+                        command,
+                        env=dict(environment),
+                        cwd=folder,
+                        stdout=output,
+                        stderr=output,
+                        stdin=subprocess.DEVNULL,
+                        start_new_session=True,
+                    )
+                )
+        yield workers
+    finally:
+        workers.stop()
+
+
+def publish_all(broker_url: str, messages: Sequence[Outgoing]) -> None:
+    """Publish with confirms, many at a time."""
+    publisher = Publisher(broker_url, name="bench")
+    try:
+        for start in range(0, len(messages), _PUBLISH_CHUNK):
+            chunk = messages[start : start + _PUBLISH_CHUNK]
+            outcomes = publisher.publish(chunk, timeout_s=60)
+            if any(outcome is not PublishOutcome.CONFIRMED for outcome in outcomes):
+                raise MeasurementFailed(f"the broker did not take a message: {set(outcomes)}")
+    finally:
+        publisher.close()
+
+
+def wait_until_done(
+    done: Callable[[], tuple[int, float]],
+    wanted: int,
+    workers: Workers,
+    *,
+    poll_seconds: float = _POLL_SECONDS,
+) -> float:
+    """Return when the last was finished; `done` says how many are, and when the last one was."""
+    seen, moved_at = -1, time.monotonic()
+    while True:
+        count, last_at = done()
+        if count >= wanted:
+            return last_at
+        if count != seen:
+            seen, moved_at = count, time.monotonic()
+        elif time.monotonic() - moved_at > _STALLED_SECONDS:
+            raise MeasurementFailed(f"stalled at {count} of {wanted}:\n{workers.said()}")
+        workers.check()
+        time.sleep(poll_seconds)
+
+
+def drain(
+    workers: Workers,
+    *,
+    broker_url: str,
+    warm_up: Sequence[Outgoing],
+    messages: Sequence[Outgoing],
+    warm_up_orders: int,
+    orders: int,
+    done: Callable[[], tuple[int, float]],
+    settle: Callable[[], None],
+    poll_seconds: float = _POLL_SECONDS,
+) -> Drained:
+    """Warm up, stand still, fill the queue, and measure how long it takes to drain."""
+    publish_all(broker_url, warm_up)
+    wait_until_done(done, warm_up_orders, workers)
+    workers.pause()
+    publish_all(broker_url, messages)
+    settle()
+    began = time.monotonic()
+    workers.resume()
+    ended = wait_until_done(done, warm_up_orders + orders, workers, poll_seconds=poll_seconds)
+    return Drained(orders, ended - began, workers.peak_rss_mib())
+
+
+def wait_for_files(paths: Sequence[Path], workers: Workers) -> None:
+    """Return when each process has made its file to say that it is ready."""
+    deadline = time.monotonic() + _READY_SECONDS
+    while not all(path.exists() for path in paths):
+        workers.check()
+        if time.monotonic() > deadline:
+            raise MeasurementFailed(f"workers did not get ready:\n{workers.said()}")
+        time.sleep(_POLL_SECONDS)
