@@ -95,7 +95,7 @@ class Stock:
                 warm_up_orders=WARM_UP_ORDERS,
                 orders=orders,
                 done=lambda: read_progress(progress),
-                settle=servers.settle,
+                servers=servers,
             )
 
     def _messages(self, orders: Sequence[Order]) -> list[Outgoing]:
@@ -181,7 +181,7 @@ class Holdfast:
                 warm_up_orders=WARM_UP_ORDERS,
                 orders=orders,
                 done=done,
-                settle=servers.settle,
+                servers=servers,
                 poll_seconds=_COUNT_SECONDS,
             )
             _check_books(database, made)

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from servers import Servers
+
 from infra.rabbitmq.messages import Outgoing, PublishOutcome
 from infra.rabbitmq.publisher import Publisher
 
@@ -35,6 +37,8 @@ class Drained:
     orders: int
     seconds: float
     peak_rss_mib: float
+    # Processor time by who used it. Unlike the speed, other work on the machine hardly changes it.
+    cpu_seconds: Mapping[str, float]
 
     @property
     def per_second(self) -> float:
@@ -77,6 +81,10 @@ class Workers:
             except (OSError, ValueError):
                 continue
         return peak / 1024
+
+    @property
+    def roots(self) -> list[int]:
+        return [process.pid for process in self._processes]
 
     def stop(self) -> None:
         self.resume()
@@ -167,7 +175,7 @@ def drain(
     warm_up_orders: int,
     orders: int,
     done: Callable[[], tuple[int, float]],
-    settle: Callable[[], None],
+    servers: Servers,
     poll_seconds: float = _POLL_SECONDS,
 ) -> Drained:
     """Warm up, stand still, fill the queue, and measure how long it takes to drain."""
@@ -175,11 +183,35 @@ def drain(
     wait_until_done(done, warm_up_orders, workers)
     workers.pause()
     publish_all(broker_url, messages)
-    settle()
+    servers.settle()
+    roots = {"workers": workers.roots, **servers.roots()}
+    used_before = cpu_seconds(roots)
     began = time.monotonic()
     workers.resume()
     ended = wait_until_done(done, warm_up_orders + orders, workers, poll_seconds=poll_seconds)
-    return Drained(orders, ended - began, workers.peak_rss_mib())
+    used = {name: seconds - used_before[name] for name, seconds in cpu_seconds(roots).items()}
+    return Drained(orders, ended - began, workers.peak_rss_mib(), used)
+
+
+def cpu_seconds(roots: Mapping[str, Sequence[int]]) -> dict[str, float]:
+    """Return the processor time that processes and all their descendants used, those that ended too."""
+    own: dict[int, int] = {}
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # The name stands in parentheses and may hold anything.
+            fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        except OSError:
+            continue
+        pid = int(stat.parent.name)
+        own[pid] = sum(map(int, fields[11:15]))
+        children.setdefault(int(fields[1]), []).append(pid)
+
+    def ticks(pid: int) -> int:
+        return own.get(pid, 0) + sum(ticks(child) for child in children.get(pid, ()))
+
+    per_second = os.sysconf("SC_CLK_TCK")
+    return {name: sum(map(ticks, pids)) / per_second for name, pids in roots.items()}
 
 
 def wait_for_files(paths: Sequence[Path], workers: Workers) -> None:

@@ -7,6 +7,7 @@ ratio is taken within a round, and the table shows the median and the spread ove
 
 import argparse
 import json
+import logging
 import os
 import platform
 import statistics
@@ -18,6 +19,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import structlog
 from contestants import Contestant, Holdfast, Stock
 from drain import Drained, MeasurementFailed
 from rich.console import Console
@@ -28,7 +30,7 @@ from infra.local.errors import LocalServiceError
 
 _RESULTS = CHECKOUT / ".local" / "bench" / "results"
 _EMPTY, _OBVIOUS = "an empty actor", "the obvious way"
-_SINGLES, _BATCHES, _HOT = "singles, HMAC", "batches of 100, Ed25519", "singles, one seller"
+_SINGLES, _BATCHES, _HOT = "singles, HMAC", "batches, Ed25519", "one seller, HMAC"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +97,12 @@ def sides(length: Length) -> tuple[Side, ...]:
 
 
 def stock_empty(*, processes: int, threads: int, prefetch: int) -> Stock:
-    name = f"{_EMPTY}, {processes} x {threads} threads, prefetch {prefetch}"
+    name = f"empty actor, {processes}p x {threads}t, {prefetch}"
     return Stock(name, "stock_empty", "stock.empty", processes, threads, prefetch)
 
 
 def stock_orm(*, processes: int, threads: int, prefetch: int) -> Stock:
-    name = f"{_OBVIOUS}, {processes} x {threads} threads, prefetch {prefetch}"
+    name = f"obvious way, {processes}p x {threads}t, {prefetch}"
     return Stock(name, "stock_orm", "stock.orm", processes, threads, prefetch, needs_tables=True)
 
 
@@ -119,6 +121,7 @@ def main(arguments: Sequence[str]) -> int:
     length = FULL if chosen.full else SHORT
     rounds = chosen.rounds or length.rounds
     console = Console()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     try:
         with running_servers() as servers:
             if chosen.tune:
@@ -131,7 +134,8 @@ def main(arguments: Sequence[str]) -> int:
         console.print(f"[red]not measured:[/red] {error}", highlight=False)
         return 1
     print_speeds(console, wanted, results)
-    print_ratios(console, results)
+    if chosen.only is None:
+        print_ratios(console, results)
     console.print(f"\nOn {facts['processors']} processors ({facts['processor']}), {facts['memory_gib']} GiB:")
     console.print(
         f"RabbitMQ {facts['rabbitmq']}, PostgreSQL {facts['postgresql']}, Python {facts['python']}, "
@@ -171,18 +175,31 @@ def print_speeds(console: Console, wanted: Sequence[Side], results: Sequence[Map
     for heading, justify in (
         ("", "left"),
         ("median", "right"),
-        ("lowest - highest", "right"),
-        ("peak MiB", "right"),
+        ("spread", "right"),
+        ("MiB", "right"),
+        ("CPU worker", "right"),
+        ("broker", "right"),
+        ("database", "right"),
     ):
-        table.add_column(heading, justify=justify)  # type: ignore[arg-type] # a literal
+        table.add_column(heading, justify=justify, no_wrap=not heading)  # type: ignore[arg-type] # a literal
     for side in wanted:
         for contestant in side.contestants:
             speeds = [this_round[contestant.name].per_second for this_round in results]
             memory = max(this_round[contestant.name].peak_rss_mib for this_round in results)
             name = contestant.name if isinstance(contestant, Stock) else f"Holdfast, {contestant.name}"
             spread = f"{min(speeds):,.0f} - {max(speeds):,.0f}"
-            table.add_row(name, f"{statistics.median(speeds):,.0f}", spread, f"{memory:,.0f}")
+            drained = [this_round[contestant.name] for this_round in results]
+            used = [
+                f"{statistics.median(micros(one, who) for one in drained):,.0f}"
+                for who in ("workers", "broker", "database")
+            ]
+            table.add_row(name, f"{statistics.median(speeds):,.0f}", spread, f"{memory:,.0f}", *used)
     console.print(table)
+    console.print("[dim]p x t, n: processes x threads, prefetch. CPU: processor microseconds an order.[/dim]")
+
+
+def micros(drained: Drained, who: str) -> float:
+    return drained.cpu_seconds[who] / drained.orders * 1e6
 
 
 def print_ratios(console: Console, results: Sequence[Mapping[str, Drained]]) -> None:
@@ -191,7 +208,7 @@ def print_ratios(console: Console, results: Sequence[Mapping[str, Drained]]) -> 
         ("Holdfast", "left"),
         ("against", "left"),
         ("median", "right"),
-        ("lowest - highest", "right"),
+        ("spread", "right"),
         ("at least", "right"),
         ("", "left"),
     ):

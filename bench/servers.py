@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 
 from infra.local.postgres import PrivatePostgres
-from infra.local.processes import record_of
+from infra.local.processes import find_running, record_of
 from infra.local.rabbitmq import PrivateRabbitMQ
 from infra.local.services import services_in, start_services
 
@@ -50,6 +50,14 @@ class Servers:
         """Write out what earlier measurements left to write, so that the next one does not pay for it."""
         with psycopg.connect(self._postgres.url("postgres"), autocommit=True) as connection:
             connection.execute("CHECKPOINT")
+
+    def roots(self) -> dict[str, list[int]]:
+        """Return the servers' first processes."""
+        records = {
+            "broker": find_running(self.folder / "rabbitmq" / "server.pid.json"),
+            "database": find_running(self.folder / "postgres" / "server.pid.json"),
+        }
+        return {name: [record.pid] for name, record in records.items() if record is not None}
 
     def versions(self) -> dict[str, str]:
         """Say which servers these are."""

@@ -36,6 +36,9 @@ class PostingKind(StrEnum):
     CLAIM_OWED = "claim_owed"  # cause: claim
     CLAIM_PAID = "claim_paid"  # cause: hold whose release paid it
     FEE_RETURNED = "fee_returned"  # cause: claim
+    CLAIM_RETURNED = "claim_returned"  # cause: claim
+    CLAIM_WAIVED = "claim_waived"  # cause: claim
+    FEE_RESTORED = "fee_restored"  # cause: claim
 
 
 _K = AccountKind
@@ -62,6 +65,9 @@ ACCOUNTS_OF: dict[PostingKind, tuple[AccountKind, AccountKind]] = {
     PostingKind.CLAIM_OWED: (_K.RECEIVABLE, _K.RECOVERED),
     PostingKind.CLAIM_PAID: (_K.AVAILABLE, _K.RECEIVABLE),
     PostingKind.FEE_RETURNED: (_K.FEES, _K.RECOVERED),
+    PostingKind.CLAIM_RETURNED: (_K.RECOVERED, _K.AVAILABLE),
+    PostingKind.CLAIM_WAIVED: (_K.RECOVERED, _K.RECEIVABLE),
+    PostingKind.FEE_RESTORED: (_K.RECOVERED, _K.FEES),
 }
 
 

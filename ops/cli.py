@@ -8,7 +8,21 @@ import structlog
 import typer
 
 from infra.settings import SettingsError
-from ops.commands import audit, balances, banks, database, keys, shops, topology
+from ops.commands import (
+    audit,
+    balances,
+    banks,
+    claims,
+    database,
+    doctor,
+    events,
+    keys,
+    quarantine,
+    shops,
+    statement,
+    topology,
+    trace,
+)
 from ops.failures import BAD_USAGE, NO, CommandFailed, one_line
 from ops.output import complain
 
@@ -27,7 +41,13 @@ app.add_typer(shops.app, name="shop")
 app.add_typer(banks.app, name="bank")
 app.add_typer(keys.app, name="keys")
 app.command("balances")(balances.show_balances)
+app.command("statement")(statement.show_statement)
+app.add_typer(claims.app, name="claim")
+app.command("trace")(trace.trace)
 app.command("audit")(audit.audit)
+app.add_typer(events.app, name="events")
+app.add_typer(quarantine.app, name="quarantine")
+app.command("doctor")(doctor.doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

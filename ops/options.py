@@ -66,6 +66,18 @@ SinceOption = Annotated[
         "--since", help="From this time on (RFC 3339 with an offset).", parser=_instant, metavar="T"
     ),
 ]
+FromOption = Annotated[
+    datetime,
+    typer.Option("--from", help="From this time on, included (RFC 3339).", parser=_instant, metavar="T"),
+]
+ToOption = Annotated[
+    datetime,
+    typer.Option("--to", help="Up to this time, excluded (RFC 3339).", parser=_instant, metavar="T"),
+]
+AsOfOption = Annotated[
+    datetime | None,
+    typer.Option("--as-of", help="By what was booked before this time.", parser=_instant, metavar="T"),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 OperatorOption = Annotated[
     str,

@@ -74,11 +74,11 @@ class CheckRefund(Command):
     tries: Tries = 0
 
 
-class ClaimBack(Command):
-    """Claim from sellers what was released of payments that the bank has taken back."""
+class SettleClaims(Command):
+    """Claim from sellers what was released of payments that the bank took back, or give it back to them."""
 
-    NAME: ClassVar[str] = "claim_back"
-    debit_ids: Ids
+    NAME: ClassVar[str] = "settle_claims"
+    payment_ids: Ids
 
 
 class CollectReturns(Command):
@@ -96,7 +96,7 @@ COMMANDS: dict[str, type[Command]] = {
         CheckPassword,
         SubmitTransfer,
         CheckTransfer,
-        ClaimBack,
+        SettleClaims,
         SubmitRefund,
         CheckRefund,
         CollectReturns,

@@ -148,23 +148,14 @@ _POSTED_ROWS_ARE_GUARDED = """
 """
 
 _SUBTOTALS_EQUAL_POSTINGS = """
-    SELECT concat_ws('/', shop_id, nullif(seller_id, ''), currency, account) AS example,
-           (stored.debits_minor, stored.credits_minor)
-               IS DISTINCT FROM (summed.debits_minor, summed.credits_minor) AS broken
+    SELECT concat_ws('/', shop_id, nullif(seller_id, ''), currency, kind) AS example,
+           stored.total_minor IS DISTINCT FROM summed.total_minor AS broken
     FROM subtotals AS stored
     FULL JOIN (
-        SELECT shop_id, seller_id, currency, account,
-               sum(debit_minor) AS debits_minor, sum(credit_minor) AS credits_minor
-        FROM (
-            SELECT shop_id, seller_id, currency, debit AS account,
-                   amount_minor AS debit_minor, 0 AS credit_minor
-            FROM postings WHERE xact < (SELECT horizon FROM seal)
-            UNION ALL
-            SELECT shop_id, seller_id, currency, credit, 0, amount_minor
-            FROM postings WHERE xact < (SELECT horizon FROM seal)
-        ) AS lines
-        GROUP BY shop_id, seller_id, currency, account
-    ) AS summed USING (shop_id, seller_id, currency, account)
+        SELECT shop_id, seller_id, currency, kind, debit, credit, sum(amount_minor) AS total_minor
+        FROM postings WHERE xact < (SELECT horizon FROM seal)
+        GROUP BY shop_id, seller_id, currency, kind, debit, credit
+    ) AS summed USING (shop_id, seller_id, currency, kind, debit, credit)
 """
 
 

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, text
 
@@ -102,33 +103,23 @@ def seal_postings(connection: Connection) -> int:
                 WITH bounds AS (
                     SELECT horizon AS low, pg_snapshot_xmin(pg_current_snapshot()) AS high FROM seal
                 ),
-                tail AS (
-                    SELECT shop_id, seller_id, currency, debit, credit, amount_minor
-                    FROM postings, bounds WHERE xact >= low AND xact < high
-                ),
                 moved AS (
-                    SELECT shop_id, seller_id, currency, account,
-                           sum(debit_minor) AS debits_minor, sum(credit_minor) AS credits_minor
-                    FROM (
-                        SELECT shop_id, seller_id, currency, debit AS account,
-                               amount_minor AS debit_minor, 0 AS credit_minor FROM tail
-                        UNION ALL
-                        SELECT shop_id, seller_id, currency, credit, 0, amount_minor FROM tail
-                    ) AS lines
-                    GROUP BY shop_id, seller_id, currency, account
+                    SELECT shop_id, seller_id, currency, kind, debit, credit,
+                           sum(amount_minor) AS total_minor, count(*) AS postings
+                    FROM postings, bounds WHERE xact >= low AND xact < high
+                    GROUP BY shop_id, seller_id, currency, kind, debit, credit
                 ),
                 folded AS (
                     INSERT INTO subtotals AS old
-                        (shop_id, seller_id, currency, account, debits_minor, credits_minor)
-                    SELECT * FROM moved
-                    ON CONFLICT (shop_id, seller_id, currency, account) DO UPDATE
-                    SET debits_minor = old.debits_minor + excluded.debits_minor,
-                        credits_minor = old.credits_minor + excluded.credits_minor
+                        (shop_id, seller_id, currency, kind, debit, credit, total_minor)
+                    SELECT shop_id, seller_id, currency, kind, debit, credit, total_minor FROM moved
+                    ON CONFLICT (shop_id, seller_id, currency, kind, debit, credit) DO UPDATE
+                    SET total_minor = old.total_minor + excluded.total_minor
                 ),
                 sealed AS (
                     UPDATE seal SET horizon = greatest(low, high), sealed_at = clock_timestamp() FROM bounds
                 )
-                SELECT count(*) FROM tail
+                SELECT coalesce(sum(postings), 0) FROM moved
             """)
         ).scalar_one()
     )
@@ -152,46 +143,49 @@ def read_seller_balances(
     """
     Return the balances of one seller, or of all sellers of a shop, from sealed subtotals plus the tail.
 
-    `paid_out` is what left the bank for the seller less what came back. One statement, so one snapshot.
+    `paid_out` is what payouts took from the bank less what came back; what buyers got back is no payout.
+    One statement, so one snapshot.
     """
+    return _read_balances(connection, "balance_lines", shop_id, seller_id)
+
+
+def read_seller_balances_at(
+    connection: Connection, shop_id: str, seller_id: str | None, *, at: datetime
+) -> list[SellerBalance]:
+    """Return the same by what was booked before `at`, from the postings themselves."""
+    lines = """(
+        SELECT shop_id, seller_id, currency, kind, account, credit_minor - debit_minor AS net_minor
+        FROM entries WHERE booked_at < :at
+    ) AS lines"""
+    return _read_balances(connection, lines, shop_id, seller_id, at=at)
+
+
+def _read_balances(
+    connection: Connection, lines: str, shop_id: str, seller_id: str | None, **values: object
+) -> list[SellerBalance]:
     rows = connection.execute(
-        text("""
-            WITH lines AS (
-                SELECT seller_id, currency, account, credits_minor - debits_minor AS net
-                FROM subtotals
-                WHERE shop_id = :shop AND seller_id <> ''
-                  AND (CAST(:seller AS text) IS NULL OR seller_id = :seller)
-                UNION ALL
-                SELECT seller_id, currency, account, net
-                FROM (
-                    SELECT seller_id, currency, credit AS account, amount_minor AS net
-                    FROM postings, seal WHERE xact >= horizon AND shop_id = :shop AND seller_id <> ''
-                    UNION ALL
-                    SELECT seller_id, currency, debit, -amount_minor
-                    FROM postings, seal WHERE xact >= horizon AND shop_id = :shop AND seller_id <> ''
-                ) AS tail
-                WHERE CAST(:seller AS text) IS NULL OR seller_id = :seller
-            )
+        text(f"""
             SELECT seller_id, currency,
-                   coalesce(sum(net) FILTER (WHERE account = 'held'), 0) AS held,
-                   coalesce(sum(net) FILTER (WHERE account = 'available'), 0) AS available,
-                   coalesce(sum(net) FILTER (WHERE account = 'in_payout'), 0) AS in_payout,
-                   coalesce(sum(net) FILTER (WHERE account = 'bank_cash'), 0) AS paid_out
-            FROM lines GROUP BY seller_id, currency ORDER BY seller_id, currency
+                   coalesce(sum(net_minor) FILTER (WHERE account = 'held'), 0) AS held,
+                   coalesce(sum(net_minor) FILTER (WHERE account = 'available'), 0) AS available,
+                   coalesce(sum(net_minor) FILTER (WHERE account = 'in_payout'), 0) AS in_payout,
+                   coalesce(sum(net_minor) FILTER (
+                       WHERE account = 'bank_cash' AND kind IN ('payout_settled', 'payout_returned')
+                   ), 0) AS paid_out
+            FROM {lines}
+            WHERE shop_id = :shop AND seller_id <> ''
+              AND (CAST(:seller AS text) IS NULL OR seller_id = :seller)
+            GROUP BY seller_id, currency ORDER BY seller_id, currency
         """),
-        {"shop": shop_id, "seller": seller_id},
+        {"shop": shop_id, "seller": seller_id, **values},
     )
-    return [
-        SellerBalance(
-            row.seller_id,
-            row.currency,
-            int(row.held),
-            int(row.available),
-            int(row.in_payout),
-            int(row.paid_out),
-        )
-        for row in rows
-    ]
+    return [_balance(row) for row in rows]
+
+
+def _balance(row: Any) -> SellerBalance:  # noqa: ANN401 - a result row
+    return SellerBalance(
+        row.seller_id, row.currency, int(row.held), int(row.available), int(row.in_payout), int(row.paid_out)
+    )
 
 
 def _row(posting: Posting, booked_at: datetime) -> dict[str, object]:

@@ -443,6 +443,8 @@ bank_debits = Table(
     UniqueConstraint("bank_id", "statement_line"),  # the business key
     # Debits whose credit has not come yet.
     Index("bank_debits_open_idx", "bank_reference", postgresql_where=text("credit_id IS NULL")),
+    # What the bank took back of a payment: the reason of its claims.
+    Index("bank_debits_payment_id_idx", "payment_id", postgresql_where=text("payment_id IS NOT NULL")),
 )
 
 claims = Table(
@@ -454,17 +456,31 @@ claims = Table(
     Column("currency", Text, nullable=False),
     Column("amount_minor", BigInteger, nullable=False),
     Column("taken_minor", BigInteger, nullable=False),
+    # The shop's fee on it, which is given back with it.
+    Column("fee_minor", BigInteger, nullable=False, server_default="0"),
     Column("cause", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("hold_id", Uuid, nullable=True),
     Column("operator", Text, nullable=True),
     Column("second_operator", Text, nullable=True),
     _moment("made_at"),
-    CheckConstraint("amount_minor BETWEEN 1 AND 1000000000000000", name="amount"),
+    # The credit came again, and the seller got it all back.
+    _moment("returned_at", nullable=True),
+    # Nothing but a fee may be left of a small amount.
+    CheckConstraint("amount_minor BETWEEN 0 AND 1000000000000000", name="amount"),
+    CheckConstraint("fee_minor >= 0 AND amount_minor + fee_minor >= 1", name="fee"),
     CheckConstraint("taken_minor BETWEEN 0 AND amount_minor", name="taken"),
     CheckConstraint("cause IN ('operator', 'chargeback')", name="cause"),
     CheckConstraint("(cause = 'operator') = (operator IS NOT NULL)", name="operator"),
     CheckConstraint("second_operator IS NULL OR second_operator <> operator", name="two_names"),
+    CheckConstraint("cause <> 'chargeback' OR hold_id IS NOT NULL", name="hold"),
+    # At most one claim for what was released of a hold: a seller never gives the same money back twice.
+    Index(
+        "claims_standing_key",
+        "hold_id",
+        unique=True,
+        postgresql_where=text("cause = 'chargeback' AND returned_at IS NULL"),
+    ),
 )
 
 # What sellers owe after claims; later releases pay it off first, so it is kept and locked.
@@ -626,16 +642,19 @@ postings = Table(
     Index("postings_xact_idx", "xact"),
 )
 
-# One row an account that ever moved: sums of all postings below the horizon in `seal`.
+# Sums of all postings below the horizon in `seal`, by kind; a kind names both its accounts. With the tail
+# behind the horizon they are the view `balance_lines`, from which every balance is read.
 subtotals = Table(
     "subtotals",
     metadata,
     Column("shop_id", Text, primary_key=True),
     Column("seller_id", Text, primary_key=True),
     Column("currency", Text, primary_key=True),
-    Column("account", Text, primary_key=True),
-    Column("debits_minor", Numeric(38, 0), nullable=False),
-    Column("credits_minor", Numeric(38, 0), nullable=False),
+    Column("kind", Text, primary_key=True),
+    # A kind has one pair of accounts; should that ever change, old and new sums stay apart.
+    Column("debit", Text, primary_key=True),
+    Column("credit", Text, primary_key=True),
+    Column("total_minor", Numeric(38, 0), nullable=False),
 )
 
 seal = Table(

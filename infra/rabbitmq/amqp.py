@@ -1,5 +1,6 @@
 """The one place where pika is set up: connection parameters, and message properties that cannot hurt us."""
 
+import logging
 import socket
 from collections.abc import Mapping
 from typing import Any
@@ -59,6 +60,8 @@ def connection_parameters(broker_url: str, *, name: str) -> Any:  # noqa: ANN401
 
     The name is what an operator sees in the broker's list of connections.
     """
+    # A lost connection is a dozen of pika's error lines; ours is one, when the state changes.
+    logging.getLogger("pika").setLevel(logging.CRITICAL)
     # pika looks the class up by number for every content header that it reads.
     pika.spec.props[pika.spec.BasicProperties.INDEX] = GuardedProperties
     parameters = pika.URLParameters(broker_url)

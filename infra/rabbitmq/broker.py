@@ -50,7 +50,8 @@ class HoldfastBroker(Broker):
         batch_bound: most messages that a handler gets at once.
         prefetch_batches: how many bounds a channel holds unacknowledged.
         batches_ahead: how many batches of a queue may be in the workers' hands; one more than there are
-            worker threads keeps them busy, and more would only make the batches smaller.
+            worker threads keeps them busy, and more would only make the batches smaller. The supervisor
+            sets it.
         max_attempts: how often a message is tried in all.
         day_seconds: the length of a day, to find the lanes of the protection periods.
         middleware: all the middleware there is; Dramatiq's own defaults are not wanted here.
@@ -80,7 +81,7 @@ class HoldfastBroker(Broker):
         self._publisher = publisher
         self._batch_bound = batch_bound
         self._prefetch = batch_bound * prefetch_batches
-        self._batches_ahead = batches_ahead
+        self.batches_ahead = batches_ahead
         self._publish_timeout_s = publish_timeout_s
         self._day_seconds = day_seconds
         self._external: dict[str, str] = {}
@@ -169,7 +170,7 @@ class HoldfastBroker(Broker):
             on_nack=self.fail,
             batch_bound=self._batch_bound,
             prefetch=self._prefetch,
-            batches_ahead=self._batches_ahead,
+            batches_ahead=self.batches_ahead,
             idle_seconds=timeout / 1000,
         )
         self._consumers[queue_name] = consumer

@@ -36,6 +36,7 @@ def run(broker: HoldfastBroker, *, threads: int, drain_seconds: float) -> int:
 
     previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
+        broker.batches_ahead = threads + 1
         broker.await_recovery()
         worker = Worker(broker, worker_threads=threads, worker_timeout=WORKER_IDLE_MS)
         if not asked_to_stop.is_set():

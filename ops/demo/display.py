@@ -67,7 +67,7 @@ class ShopView:
         under_way = {key: amount for key, amount in accepted.items() if key not in settled | failed}
         gone = sum(under_way.values()) + sum(settled.values())
         return {
-            "announced by the shop": Heap(len(waiting), sum(self._amounts[id_] for id_ in waiting)),
+            "announced": Heap(len(waiting), sum(self._amounts[id_] for id_ in waiting)),
             "protected": Heap(
                 sum(1 for amounts in open_holds.values() if amounts),
                 sum(sum(amounts) for amounts in open_holds.values()),
@@ -139,7 +139,7 @@ class Display:
         finally:
             stopping.set()
             ticker.join()
-        self._console.print(states_table(views))
+        self._print_table(states_table(views))
 
     def accounts(self, shops: Sequence[Shop], totals: Mapping[str, Mapping[AccountKind, int]]) -> None:
         """Show the ledger's totals, one column a shop."""
@@ -148,7 +148,16 @@ class Display:
             if any(kind in totals[shop.shop_id] for shop in shops):
                 cells = (money(totals[shop.shop_id].get(kind, 0), shop.currency) for shop in shops)
                 table.add_row(kind.value, *cells)
-        self._console.print(table)
+        self._print_table(table)
+
+    def _print_table(self, table: RenderableType) -> None:
+        if self._console.is_terminal:
+            self._console.print(table)
+            return
+        # Rich pads every line to the table's width; in a log that is noise.
+        with self._console.capture() as captured:
+            self._console.print(table)
+        self.plain("\n".join(line.rstrip() for line in captured.get().rstrip().splitlines()) + "\n")
 
     def _tick(self, views: Sequence[ShopView], stopping: threading.Event) -> None:
         said: dict[str, str] = {}
@@ -169,7 +178,7 @@ def states_table(views: Sequence[ShopView]) -> RenderableType:
     table = Table(box=SIMPLE, pad_edge=False)
     table.add_column("where the money is")
     for view in views:
-        table.add_column(f"{view.shop.shop_id}, orders", justify="right", min_width=15)
+        table.add_column(view.shop.shop_id, justify="right", min_width=8)
         table.add_column(view.shop.currency, justify="right", min_width=12)
     columns = [view.states() for view in views]
     for state in columns[0]:

@@ -21,6 +21,7 @@ import pika
 import psycopg
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pika.exceptions import AMQPError, ChannelClosedByBroker
+from pydantic import AmqpDsn, PostgresDsn, TypeAdapter, ValidationError
 
 from infra.local.errors import LocalServiceError
 from infra.local.files import read_json_object, write_whole
@@ -32,8 +33,8 @@ from ops.demo.clients import Sign, sign_with_ed25519, sign_with_hmac
 from ops.demo.errors import DemoFailed
 from ops.demo.scenario import Balance, Shop, Signing
 
-# Seconds, so that 3 to 7 days pass while somebody watches.
-DAY_SECONDS = 2
+# So short that 3 to 7 days pass while somebody watches.
+DAY_SECONDS = 1
 _LONGEST_DAY_SECONDS = 10
 _CONNECT_SECONDS = 5
 _RESTART_SECONDS = 30.0
@@ -46,6 +47,11 @@ _BROKER_VARIABLE = "HOLDFAST_BROKER_URL"
 _DATABASE_VARIABLE = "HOLDFAST_DATABASE_URL"
 
 _INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+_SERVERS: Mapping[str, TypeAdapter[Any]] = {
+    _BROKER_VARIABLE: TypeAdapter(AmqpDsn),
+    _DATABASE_VARIABLE: TypeAdapter(PostgresDsn),
+}
 
 Announce = Callable[[str], None]
 
@@ -70,8 +76,8 @@ class Stage:
         """
         self.folder = LOCAL / "demo"
         self.given = {
-            name: url
-            for name in (_BROKER_VARIABLE, _DATABASE_VARIABLE)
+            name: _checked_url(name, url)
+            for name in _SERVERS
             # What `make up` started and a sourced .local/env names is not the demonstration's to fill.
             if (url := caller.get(name, "")) and not is_private_url(url, LOCAL)
         }
@@ -81,6 +87,7 @@ class Stage:
         self.suffix = f"-{secrets.token_hex(3)}" if self.given else ""
         self._check_broker()
         self._installation = Installation(self.folder, caller=self._environment(caller))
+        self._registered: list[str] = []
         self._lock: Any = None
 
     def __enter__(self) -> Self:
@@ -100,6 +107,7 @@ class Stage:
         before = {number: signal.signal(number, signal.SIG_IGN) for number in _INTERRUPTIONS}
         try:
             self._remove()
+            self._forget_shops()
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -135,6 +143,7 @@ class Stage:
     def register(self, shop: Shop) -> Sign:
         """Register a shop and its key with the `holdfast` command; return how the shop signs."""
         command = self._installation.run_command
+        self._registered.append(shop.shop_id)
         terms = ("--protection-days", str(shop.protection_days), "--funding", shop.funding.value)
         command("shop", "add", shop.shop_id, *terms)
         scopes = ("--scope", "orders", "--scope", "sellers")
@@ -149,10 +158,10 @@ class Stage:
         command("shop", "key", "add", shop.shop_id, *scopes, "--ed25519", public)
         return sign_with_ed25519(key)
 
-    def public_keys(self, use: str) -> list[dict[str, str]]:
-        """Return Holdfast's public keys for signatures (`sig`) or for sealing (`enc`), newest first."""
+    def public_keys(self) -> list[dict[str, str]]:
+        """Return Holdfast's public keys (JWK), as a shop is given them."""
         key_set = json.loads(self._installation.run_command("keys", "public", "--json"))
-        return [jwk for jwk in key_set["keys"] if jwk["use"] == use]
+        return [dict(jwk) for jwk in key_set["keys"]]
 
     def balances(self, shop: Shop) -> dict[str, Balance]:
         """Return what `holdfast balances` says of each seller of a shop, in the shop's currency."""
@@ -177,13 +186,7 @@ class Stage:
         """Add up a shop's accounts, each on its normal side: sealed subtotals and what is behind them."""
         rows = self._query(
             """
-            SELECT account, sum(net) FROM (
-                SELECT account, debits_minor - credits_minor AS net FROM subtotals WHERE shop_id = %(shop)s
-                UNION ALL
-                SELECT debit, amount_minor FROM postings, seal WHERE xact >= horizon AND shop_id = %(shop)s
-                UNION ALL
-                SELECT credit, -amount_minor FROM postings, seal WHERE xact >= horizon AND shop_id = %(shop)s
-            ) AS lines GROUP BY account
+            SELECT account, -sum(net_minor) FROM balance_lines WHERE shop_id = %(shop)s GROUP BY account
             """,
             {"shop": shop_id},
         )
@@ -205,7 +208,7 @@ class Stage:
         return str(rows[0][0]) if rows else None
 
     def _query(self, statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
-        with psycopg.connect(self._installation.database_url, connect_timeout=_CONNECT_SECONDS) as connection:
+        with _connect(self._installation.database_url) as connection:
             return connection.execute(statement.encode(), values).fetchall()
 
     # --- as an accident ---
@@ -273,15 +276,38 @@ class Stage:
                 " the demonstration's messages; give it a vhost of its own"
             )
 
+    def _forget_shops(self) -> None:
+        """Delete the shops' queues at a broker that stays, unless the database remembers them too."""
+        if _BROKER_VARIABLE in self.given and _DATABASE_VARIABLE not in self.given and self._registered:
+            connection = pika.BlockingConnection(pika.URLParameters(self.given[_BROKER_VARIABLE]))
+            for shop_id in self._registered:
+                connection.channel().queue_delete(f"events.{shop_id}")
+            connection.close()
+
     def _remove(self) -> None:
         if self.folder.exists():
             Installation(self.folder, caller={}).down()
             shutil.rmtree(self.folder)
 
 
+def _checked_url(variable: str, url: str) -> str:
+    try:
+        _SERVERS[variable].validate_python(url)
+    except ValidationError:
+        # `from None`: the error repeats the URL, and that may hold a password.
+        raise DemoFailed(f"{variable} is not the URL of such a server") from None
+    return url
+
+
+def _connect(database_url: str) -> psycopg.Connection[tuple[Any, ...]]:
+    # Settings accept a driver's name in the scheme; libpq does not.
+    libpq_url = "postgresql://" + database_url.partition("://")[2]
+    return psycopg.connect(libpq_url, connect_timeout=_CONNECT_SECONDS)
+
+
 def _day_of(database_url: str) -> int | None:
     try:
-        with psycopg.connect(database_url, connect_timeout=_CONNECT_SECONDS) as connection:
+        with _connect(database_url) as connection:
             if connection.execute("SELECT to_regclass('deployment')").fetchone() == (None,):
                 return None
             row = connection.execute("SELECT protection_day_seconds FROM deployment").fetchone()
@@ -293,7 +319,8 @@ def _day_of(database_url: str) -> int | None:
 def _has_workers(broker_url: str) -> bool:
     try:
         connection = pika.BlockingConnection(pika.URLParameters(broker_url))
-    except (AMQPError, OSError) as error:
+    # pika reads a URL without a path as one too short.
+    except (AMQPError, OSError, ValueError, IndexError) as error:
         raise DemoFailed(f"{_BROKER_VARIABLE}: can't connect ({type(error).__name__})") from error
     try:
         declared = connection.channel().queue_declare(PAYMENT_INTAKE, passive=True)

@@ -49,6 +49,7 @@ class Story:
         self._inboxes = {shop.shop_id: Inbox() for shop in shops}
         self._views = {shop.shop_id: ShopView(shop, self._inboxes[shop.shop_id]) for shop in shops}
         self._signs: Mapping[str, Sign] = {}
+        self._public_keys: Sequence[Mapping[str, str]] = []
         self._bank = BankClient(stage.bank_url)
         # By what is wrong with them, for the comparison with the quarantine.
         self._not_authentic: dict[str, Message] = {}
@@ -78,7 +79,9 @@ class Story:
 
     def _register(self) -> None:
         with ThreadPoolExecutor() as pool:
+            public_keys = pool.submit(self._stage.public_keys)
             signs = list(pool.map(self._stage.register, self._shops))
+        self._public_keys = public_keys.result()
         self._signs = {shop.shop_id: sign for shop, sign in zip(self._shops, signs, strict=True)}
         for shop in self._shops:
             word = "the bank's credit" if shop.funding == "confirmed" else "the shop's word"
@@ -89,7 +92,7 @@ class Story:
 
     @contextmanager
     def _reading_events(self) -> Iterator[None]:
-        keys = self._stage.public_keys("sig")
+        keys = [jwk for jwk in self._public_keys if jwk["use"] == "sig"]
         readers = [
             EventReader(self._stage.broker_url, shop_id, keys, inbox)
             for shop_id, inbox in self._inboxes.items()
@@ -103,12 +106,11 @@ class Story:
                 reader.stop()
 
     def _prepare_bank_and_sellers(self) -> None:
-        sealing_key = self._stage.public_keys("enc")[0]
         for shop in self._shops:
             with self._publisher(shop) as publisher:
                 for seller in shop.sellers:
                     self._bank.behave(seller)
-                    publisher.send(clients.seller_enrolled(seller, sealing_key))
+                    publisher.send(clients.seller_enrolled(seller, self._sealing_key))
         for shop in self._shops:
             self._await_events(shop, "seller.accepted", len(shop.sellers))
         count = sum(len(shop.sellers) for shop in self._shops)
@@ -214,11 +216,10 @@ class Story:
         self._say("everything that may be released is withdrawable")
 
     def _withdraw(self) -> None:
-        sealing_key = self._stage.public_keys("enc")[0]
         for shop in self._shops:
             with self._publisher(shop) as publisher:
                 for withdrawal in shop.withdrawals:
-                    publisher.send(clients.withdrawal_requested(withdrawal, sealing_key))
+                    publisher.send(clients.withdrawal_requested(withdrawal, self._sealing_key))
                     if withdrawal.outcome in {Outcome.WRONG_PASSWORD, Outcome.INSUFFICIENT_FUNDS}:
                         # The audience sees the answer before the next try.
                         self._await_outcome(shop, withdrawal)
@@ -281,6 +282,10 @@ class Story:
         }
 
     # --- small things ---
+
+    @property
+    def _sealing_key(self) -> Mapping[str, str]:
+        return next(jwk for jwk in self._public_keys if jwk["use"] == "enc")
 
     def _publisher(self, shop: Shop) -> Publisher:
         return Publisher(self._stage.broker_url, self._signs[shop.shop_id])

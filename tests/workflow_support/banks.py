@@ -1,5 +1,6 @@
 """A bank at the edge: the test writes down what it answers and reads what it was asked."""
 
+import itertools
 from collections.abc import Iterable, Sequence
 
 from workers.payout.bank import BankUnavailable
@@ -10,6 +11,9 @@ SETTLED = TransferAnswer(BankWord.SETTLED)
 REJECTED = TransferAnswer(BankWord.REJECTED, "AC04")
 NO_ANSWER = TransferAnswer(BankWord.UNKNOWN)
 NEVER_SEEN = TransferAnswer(BankWord.NEVER_SEEN)
+
+# Where a reader of the list of returns has come to is kept in the database, whatever bank a test opens.
+_positions = itertools.count(1)
 
 
 class ScriptedBank:
@@ -40,7 +44,7 @@ class ScriptedBank:
 
     def sends_back(self, end_to_end_id: str, reason: str = "AC04") -> None:
         """A transfer that had settled comes back."""
-        self.returned.append(ReturnedTransfer(len(self.returned) + 1, end_to_end_id, reason))
+        self.returned.append(ReturnedTransfer(next(_positions), end_to_end_id, reason))
 
 
 def _next(script: list[TransferAnswer]) -> TransferAnswer:

@@ -22,8 +22,75 @@ _CHECKS = {
         GROUP BY shop_id, seller_id, currency, account HAVING sum(credit_minor) < sum(debit_minor)
     """,
     "no shop has held more than it received": """
-        SELECT shop_id, currency, account FROM entries WHERE account IN ('received', 'suspense')
+        SELECT shop_id, currency, account FROM entries WHERE account IN ('received', 'recovered', 'fees')
         GROUP BY shop_id, currency, account HAVING sum(credit_minor) < sum(debit_minor)
+    """,
+    "suspense is the credits that nobody claims, less the debits whose credit has not come": """
+        SELECT * FROM (
+            SELECT currency, sum(credit_minor) - sum(debit_minor) AS booked
+            FROM entries WHERE account = 'suspense' GROUP BY currency
+        ) AS e FULL JOIN (
+            SELECT currency, sum(minor) AS open FROM (
+                SELECT currency, amount_minor AS minor FROM bank_credits
+                WHERE payment_id IS NULL AND taken_back_at IS NULL
+                UNION ALL
+                SELECT currency, -amount_minor FROM bank_debits WHERE credit_id IS NULL
+            ) AS lines GROUP BY currency
+        ) AS l USING (currency)
+        WHERE coalesce(booked, 0) <> coalesce(open, 0)
+    """,
+    "incoming is what shops announced and banks have not confirmed": """
+        SELECT * FROM (
+            SELECT shop_id, currency, sum(debit_minor) - sum(credit_minor) AS booked
+            FROM entries WHERE account = 'incoming' GROUP BY shop_id, currency
+        ) AS e FULL JOIN (
+            SELECT shop_id, currency, sum(amount_minor) AS open FROM payments
+            WHERE state = 'received' AND funded_at IS NULL GROUP BY shop_id, currency
+        ) AS p USING (shop_id, currency)
+        WHERE coalesce(booked, 0) <> coalesce(open, 0)
+    """,
+    "refundable is what accepted refunds took and the bank has not paid out": """
+        SELECT * FROM (
+            SELECT shop_id, seller_id, currency, sum(credit_minor) - sum(debit_minor) AS booked
+            FROM entries WHERE account = 'refundable' GROUP BY shop_id, seller_id, currency
+        ) AS e FULL JOIN (
+            SELECT shop_id, seller_id, currency, sum(part.amount_minor) AS open
+            FROM refunds AS r JOIN refund_parts AS part USING (refund_key)
+            WHERE state NOT IN ('settled', 'rejected') GROUP BY shop_id, seller_id, currency
+        ) AS r USING (shop_id, seller_id, currency)
+        WHERE coalesce(booked, 0) <> coalesce(open, 0)
+    """,
+    "what sellers owe is kept as it is booked": """
+        SELECT * FROM receivables AS b FULL JOIN (
+            SELECT shop_id, seller_id, currency, sum(debit_minor) - sum(credit_minor) AS minor
+            FROM entries WHERE account = 'receivable' GROUP BY shop_id, seller_id, currency
+        ) AS p USING (shop_id, seller_id, currency)
+        WHERE coalesce(b.owed_minor, 0) <> coalesce(p.minor, 0)
+    """,
+    "what was recovered is what is claimed": """
+        SELECT * FROM (
+            SELECT shop_id, currency, sum(credit_minor) - sum(debit_minor) AS booked
+            FROM entries WHERE account = 'recovered' GROUP BY shop_id, currency
+        ) AS e FULL JOIN (
+            SELECT shop_id, currency, sum(amount_minor + fee_minor) AS claimed FROM claims
+            WHERE returned_at IS NULL GROUP BY shop_id, currency
+        ) AS c USING (shop_id, currency)
+        WHERE coalesce(booked, 0) <> coalesce(claimed, 0)
+    """,
+    "every cent of a hold has one fate": """
+        SELECT h.hold_id FROM holds AS h WHERE
+            refunded_minor <> (SELECT coalesce(sum(amount_minor), 0) FROM refund_parts AS p
+                               WHERE p.hold_id = h.hold_id)
+            OR CASE state WHEN 'released' THEN amount_minor - refunded_minor ELSE 0 END
+               <> (SELECT coalesce(sum(amount_minor), 0) FROM postings
+                   WHERE cause_id = h.hold_id AND kind IN ('released', 'fee_taken'))
+            OR (state = 'refunded') <> (refunded_minor = amount_minor)
+    """,
+    "a hold is frozen while a dispute has it, and only then": """
+        SELECT h.hold_id FROM holds AS h WHERE state IN ('held', 'frozen') AND (state = 'frozen') <> EXISTS (
+            SELECT FROM dispute_holds AS f JOIN disputes AS d USING (dispute_key)
+            WHERE f.hold_id = h.hold_id AND d.state = 'open'
+        )
     """,
     "held in the ledger equals the open holds": """
         SELECT * FROM (
@@ -39,8 +106,12 @@ _CHECKS = {
     "no unconfirmed payment was released, unless the shop's word is enough": """
         SELECT h.hold_id FROM holds AS h
         JOIN payments AS p USING (payment_id) JOIN shops AS s ON s.shop_id = h.shop_id
-        WHERE h.state = 'released' AND s.funding = 'confirmed'
-          AND (p.funded_at IS NULL OR p.funded_at > h.released_at)
+        WHERE h.state = 'released' AND s.funding = 'confirmed' AND NOT EXISTS (
+            -- Asked of the ledger: the bank may have taken the credit back since.
+            SELECT FROM postings AS f JOIN bank_credits AS c ON c.credit_id = f.cause_id
+            WHERE f.kind = 'payment_funded' AND f.booked_at <= h.released_at
+              AND (f.shop_id, c.bank_reference) = (p.shop_id, p.bank_reference)
+        )
     """,
     "each payment is received once, for its amount": """
         SELECT payment_id FROM payments AS p WHERE state = 'received' AND (

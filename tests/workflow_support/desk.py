@@ -25,6 +25,7 @@ from infra.security.encryption import Vault
 from infra.security.passwords import Passwords
 from infra.settings import Settings
 from schemas.commands import COMMANDS, Command
+from workers.escrow import claims, recourse_handlers
 from workers.escrow import handlers as escrow
 from workers.payment import handlers as payment
 from workers.payout.bank import Bank
@@ -71,10 +72,13 @@ class Desk:
         self._handlers: dict[str, Callable[[Any], None]] = {
             "hold_funds": lambda c: escrow.hold_funds(self.steps, c, day_seconds=DAY_SECONDS),
             "release_hold": lambda c: escrow.release_hold(self.steps, c),
+            "settle_claims": lambda c: claims.settle_claims(self.steps, c),
             "match_credits": lambda c: payment.match_credits(self.steps, c),
             "check_password": lambda c: passwords.check_passwords(self.steps, c, tools=self.password_tools),
             "submit_transfer": lambda c: transfers.submit_transfers(self.steps, c, tools=self.transfer_tools),
             "check_transfer": lambda c: transfers.check_transfers(self.steps, c, tools=self.transfer_tools),
+            "submit_refund": lambda c: refunds.submit_refunds(self.steps, c, tools=self.transfer_tools),
+            "check_refund": lambda c: refunds.check_refunds(self.steps, c, tools=self.transfer_tools),
             "collect_returns": lambda c: transfers.collect_returns(
                 self.steps, c, tools=self.transfer_tools, book_refunds=refunds.book_refund_answers
             ),
@@ -129,6 +133,10 @@ class Desk:
 
     def bank_says(self, *events: InboundEvent) -> list[Told]:
         return self._run_and_tell(lambda: payment.receive_bank_events(self.steps, events))
+
+    def buyers_ask(self, *events: InboundEvent) -> list[Told]:
+        """Handle disputes, resolutions and refund requests in one batch, and what follows."""
+        return self._run_and_tell(lambda: recourse_handlers.receive_recourse(self.steps, events))
 
     def seller_asks(self, *events: InboundEvent) -> list[Told]:
         return self._run_and_tell(

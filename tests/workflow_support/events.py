@@ -65,6 +65,53 @@ def bank_credited(data: dict[str, Any], *, bank: str = "sim", **event: Any) -> I
     return an_event(f"/banks/{bank}", "bank.credited", data, **event)
 
 
+def bank_debited(data: dict[str, Any], *, bank: str = "sim", **event: Any) -> InboundEvent:
+    return an_event(f"/banks/{bank}", "bank.debited", data, **event)
+
+
+def debit_data(order: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """Return the bank's `bank.debited` that takes this order's credit back."""
+    return credit_data(order, reason="MD06") | changes
+
+
+def dispute_opened(
+    shop: str, order: dict[str, Any], *, dispute_id: str, reason: str = "it never came", **event: Any
+) -> InboundEvent:
+    """The buyer complains; `seller_ids` may name some of the order's sellers."""
+    data = {"dispute_id": dispute_id, "order_id": order["order_id"], "reason": reason}
+    if (seller_ids := event.pop("seller_ids", None)) is not None:
+        data["seller_ids"] = seller_ids
+    return an_event(f"/shops/{shop}", "dispute.opened", data, **event)
+
+
+def dispute_resolved(
+    shop: str, dispute_id: str, refunds: dict[str, int] | None = None, **event: Any
+) -> InboundEvent:
+    """The marketplace decides: `refunds` as {seller: amount} go back to the buyer."""
+    data = {"dispute_id": dispute_id, "refunds": _parts(refunds or {})}
+    return an_event(f"/shops/{shop}", "dispute.resolved", data, **event)
+
+
+def refund_requested(
+    shop: str,
+    order: dict[str, Any],
+    refunds: dict[str, int],
+    *,
+    refund_id: str | None = None,
+    **event: Any,
+) -> InboundEvent:
+    data = {
+        "refund_id": refund_id or fresh("r"),
+        "order_id": order["order_id"],
+        "refunds": _parts(refunds),
+    }
+    return an_event(f"/shops/{shop}", "refund.requested", data, **event)
+
+
+def _parts(refunds: dict[str, int]) -> list[dict[str, Any]]:
+    return [{"seller_id": seller, "amount": amount} for seller, amount in refunds.items()]
+
+
 class SellersPlatform:
     """What acts for one shop's sellers; it knows Holdfast's public key and seals to it."""
 

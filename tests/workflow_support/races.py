@@ -33,9 +33,15 @@ def locked(engine: Engine, statement: str, **values: object) -> Iterator[Connect
         yield connection
 
 
-def met_at_a_lock(engine: Engine, statement: str, *acts: Callable[[], Any], **values: object) -> list[Any]:
+def met_at_a_lock(
+    engine: Engine,
+    statement: str,
+    *acts: Callable[[], Any],
+    meanwhile: Callable[[], Any] = lambda: None,
+    **values: object,
+) -> list[Any]:
     """
-    Let all acts run up to a lock that they need, and only then let go of it.
+    Let all acts run up to a lock that they need, do something meanwhile, and only then let go of it.
 
     So every one of them has begun, and read what it reads first, before any of them can finish.
     """
@@ -43,6 +49,7 @@ def met_at_a_lock(engine: Engine, statement: str, *acts: Callable[[], Any], **va
         with locked(engine, statement, **values):
             started = [pool.submit(act) for act in acts]
             _wait_for_waiters(engine, len(acts))
+            meanwhile()
         return [future.result(PATIENCE_SECONDS) for future in started]
 
 

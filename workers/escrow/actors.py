@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from infra.rabbitmq.ingress import InboundEvent
 from infra.rabbitmq.topology import ESCROW_DISPUTE, ESCROW_HOLD, ESCROW_RELEASE
-from schemas.commands import ClaimBack, HoldFunds, ReleaseHold
+from schemas.commands import HoldFunds, ReleaseHold, SettleClaims
 from workers.escrow import claims, handlers, recourse_handlers
 from workers.process import WorkerProcess, declare_command_actor, declare_event_actor
 
@@ -19,8 +19,8 @@ def declare_actors(process: WorkerProcess) -> None:
     def release_hold(commands: Sequence[ReleaseHold]) -> None:
         handlers.release_hold(steps, commands)
 
-    def claim_back(commands: Sequence[ClaimBack]) -> None:
-        claims.claim_back(steps, commands)
+    def settle_claims(commands: Sequence[SettleClaims]) -> None:
+        claims.settle_claims(steps, commands)
 
     def recourse_asked(events: Sequence[InboundEvent]) -> None:
         recourse_handlers.receive_recourse(steps, events)
@@ -28,4 +28,4 @@ def declare_actors(process: WorkerProcess) -> None:
     declare_event_actor(process, queue=ESCROW_DISPUTE, name="recourse_asked", handle=recourse_asked)
     declare_command_actor(process, queue=ESCROW_HOLD, command=HoldFunds, handle=hold_funds)
     declare_command_actor(process, queue=ESCROW_RELEASE, command=ReleaseHold, handle=release_hold)
-    declare_command_actor(process, queue=ESCROW_RELEASE, command=ClaimBack, handle=claim_back)
+    declare_command_actor(process, queue=ESCROW_RELEASE, command=SettleClaims, handle=settle_claims)

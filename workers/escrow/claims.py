@@ -18,7 +18,7 @@ from infra.postgres.tables import claims as claims_table
 from ledger.accounts import NO_SELLER
 from ledger.ids import derive_id
 from ledger.postings import Posting, PostingKind
-from schemas.commands import ClaimBack
+from schemas.commands import SettleClaims
 from workers.escrow.decisions import Release
 
 log = structlog.get_logger(__name__)
@@ -49,13 +49,40 @@ class Claim:
         return SellerCurrency(self.shop_id, self.seller_id, self.currency)
 
 
-def claim_back(steps: Steps, commands: Sequence[ClaimBack]) -> None:
-    """Claim what was released of payments whose credit the bank has taken back; what is held just waits."""
-    debit_ids = sorted({debit_id for command in commands for debit_id in command.debit_ids})
-    with steps.begin("claim_back") as step:
-        made = make_claims(step, _find_charged_back(step.connection, debit_ids))
+@dataclass(frozen=True, slots=True)
+class StandingClaim:
+    """A claim for a credit that has come again, so that its seller gets all of it back; minor units."""
+
+    claim_id: UUID
+    key: SellerCurrency
+    amount_minor: int
+    fee_minor: int
+
+
+def settle_claims(steps: Steps, commands: Sequence[SettleClaims]) -> None:
+    """
+    Bring claims in line with what the bank says of these payments now.
+
+    Where it took the credit back, what was released is claimed, once a hold; what is held just waits.
+    Where the credit has come again, sellers get their claims back. Judged by the rows as they stand, so
+    a late command does what is right then, and a second one nothing.
+    """
+    payment_ids = sorted({payment_id for command in commands for payment_id in command.payment_ids})
+    with steps.begin("settle_claims") as step:
+        _lock_holds(step.connection, payment_ids)
+        unclaimed = _find_unclaimed(step.connection, payment_ids)
+        obsolete = _find_obsolete(step.connection, payment_ids)
+        keys = sorted({claim.key for claim in unclaimed} | {claim.key for claim in obsolete})
+        # All at once and before either half, so that two of these cannot deadlock.
+        _ensure_debts(step.connection, keys)
+        lock_debts(step.connection, keys)
+        lock_available(step.connection, keys)
+        made = make_claims(step, unclaimed)
+        _return_claims(step, obsolete)
     if made:
         log.warning("charged_back_money_claimed", claims=made)
+    if obsolete:
+        log.info("claims_returned", claims=len(obsolete))
 
 
 def make_claims(step: Step, claims: Sequence[Claim]) -> int:
@@ -137,19 +164,56 @@ def lock_debts(connection: Connection, keys: Sequence[SellerCurrency]) -> dict[S
     return {SellerCurrency(row.shop_id, row.seller_id, row.currency): int(row.owed_minor) for row in found}
 
 
-def _find_charged_back(connection: Connection, debit_ids: Sequence[UUID]) -> list[Claim]:
+def _return_claims(step: Step, claims: Sequence[StandingClaim]) -> None:
+    """Give claimed money back to its sellers: first against what they owe, the rest is withdrawable."""
+    if not claims:
+        return
+    debts = lock_debts(step.connection, sorted({claim.key for claim in claims}))
+    for claim in claims:
+        waived = min(claim.amount_minor, debts[claim.key])
+        debts[claim.key] -= waived
+        parts = {
+            PostingKind.CLAIM_WAIVED: waived,
+            PostingKind.CLAIM_RETURNED: claim.amount_minor - waived,
+        }
+        step.post(
+            Posting(kind, claim.claim_id, claim.key.shop_id, claim.key.seller_id, claim.key.currency, amount)
+            for kind, amount in parts.items()
+            if amount
+        )
+        if claim.fee_minor:
+            step.post(
+                [
+                    Posting(
+                        PostingKind.FEE_RESTORED,
+                        claim.claim_id,
+                        claim.key.shop_id,
+                        NO_SELLER,
+                        claim.key.currency,
+                        claim.fee_minor,
+                    )
+                ]
+            )
+    _write_debts(step.connection, debts)
+    step.connection.execute(
+        text("UPDATE claims SET returned_at = :now WHERE claim_id = ANY(CAST(:ids AS uuid[]))"),
+        {"ids": [claim.claim_id for claim in claims], "now": step.now},
+    )
+
+
+def _lock_holds(connection: Connection, payment_ids: Sequence[UUID]) -> None:
     # Locked as releases lock them: a release that is under way is waited for, and then seen.
     connection.execute(
-        text("""
-            SELECT 1 FROM holds WHERE payment_id IN (
-                SELECT payment_id FROM bank_debits WHERE debit_id = ANY(CAST(:ids AS uuid[]))
-            ) ORDER BY hold_id FOR UPDATE
-        """),
-        {"ids": list(debit_ids)},
+        text("SELECT 1 FROM holds WHERE payment_id = ANY(CAST(:ids AS uuid[])) ORDER BY hold_id FOR UPDATE"),
+        {"ids": list(payment_ids)},
     )
+
+
+def _find_unclaimed(connection: Connection, payment_ids: Sequence[UUID]) -> list[Claim]:
     return [
         Claim(
-            claim_id=derive_id(f"chargeback:{row.hold_id}", row.debit_id),
+            # Under the hold's lock their number is certain; a credit may be taken back more than once.
+            claim_id=derive_id(f"chargeback:{row.earlier_claims}", row.hold_id),
             shop_id=row.shop_id,
             seller_id=row.seller_id,
             currency=row.currency,
@@ -161,14 +225,47 @@ def _find_charged_back(connection: Connection, debit_ids: Sequence[UUID]) -> lis
         )
         for row in connection.execute(
             text("""
-                SELECT d.debit_id, d.bank_reference, d.reason, h.hold_id, h.shop_id, h.seller_id, h.currency,
-                       h.amount_minor, h.refunded_minor, h.fee_minor
-                FROM bank_debits AS d JOIN holds AS h ON h.payment_id = d.payment_id
-                WHERE d.debit_id = ANY(CAST(:ids AS uuid[])) AND h.state = 'released'
-                  AND h.amount_minor - h.refunded_minor - h.fee_minor > 0
+                SELECT h.hold_id, h.shop_id, h.seller_id, h.currency, h.amount_minor, h.refunded_minor,
+                       h.fee_minor, p.bank_reference, debit.reason,
+                       (SELECT count(*) FROM claims AS c
+                        WHERE c.hold_id = h.hold_id AND c.cause = 'chargeback') AS earlier_claims
+                FROM holds AS h
+                JOIN payments AS p ON p.payment_id = h.payment_id
+                CROSS JOIN LATERAL (
+                    SELECT d.reason FROM bank_debits AS d WHERE d.payment_id = p.payment_id
+                    ORDER BY d.received_at DESC LIMIT 1
+                ) AS debit
+                WHERE h.payment_id = ANY(CAST(:ids AS uuid[])) AND h.state = 'released'
+                  AND p.charged_back_at IS NOT NULL AND h.amount_minor > h.refunded_minor
+                  AND NOT EXISTS (SELECT 1 FROM claims AS c
+                                  WHERE c.hold_id = h.hold_id AND c.cause = 'chargeback'
+                                    AND c.returned_at IS NULL)
                 ORDER BY h.hold_id
             """),
-            {"ids": list(debit_ids)},
+            {"ids": list(payment_ids)},
+        )
+    ]
+
+
+def _find_obsolete(connection: Connection, payment_ids: Sequence[UUID]) -> list[StandingClaim]:
+    return [
+        StandingClaim(
+            row.claim_id,
+            SellerCurrency(row.shop_id, row.seller_id, row.currency),
+            row.amount_minor,
+            row.fee_minor,
+        )
+        for row in connection.execute(
+            text("""
+                SELECT c.claim_id, c.shop_id, c.seller_id, c.currency, c.amount_minor, c.fee_minor
+                FROM claims AS c
+                JOIN holds AS h ON h.hold_id = c.hold_id
+                JOIN payments AS p ON p.payment_id = h.payment_id
+                WHERE h.payment_id = ANY(CAST(:ids AS uuid[])) AND c.cause = 'chargeback'
+                  AND c.returned_at IS NULL AND p.funded_at IS NOT NULL
+                ORDER BY c.claim_id
+            """),
+            {"ids": list(payment_ids)},
         )
     ]
 
@@ -218,6 +315,7 @@ def _row(step: Step, claim: Claim, taken: int) -> dict[str, object]:
         "currency": claim.currency,
         "amount_minor": claim.amount_minor,
         "taken_minor": taken,
+        "fee_minor": claim.fee_minor,
         "cause": claim.cause,
         "reason": claim.reason,
         "hold_id": claim.hold_id,

@@ -52,6 +52,10 @@ class NotHeldYet(Exception):
     """The order is received but its holds are not booked yet; tried again a moment later."""
 
 
+class LostRace(Exception):
+    """Another transaction took the same id between two statements; the message is tried again."""
+
+
 def receive_recourse(steps: Steps, events: Sequence[InboundEvent]) -> None:
     """Book `dispute.opened`, `dispute.resolved` and `refund.requested` events."""
     with steps.begin("receive_recourse") as step:
@@ -146,7 +150,7 @@ def _receive_round(step: Step, events: Sequence[InboundEvent]) -> None:
 
 
 def _lock(step: Step, events: Sequence[InboundEvent]) -> _Desk:
-    """Lock disputes first, then all holds in id order: nobody takes them in another order."""
+    """Lock disputes, then payments, then all holds, each in id order: nobody takes them in another order."""
     dispute_keys = [
         (event.sender_id, event.data.dispute_id)
         for event in events
@@ -158,7 +162,7 @@ def _lock(step: Step, events: Sequence[InboundEvent]) -> _Desk:
         for event in events
         if isinstance(event.data, DisputeOpened | RefundRequested)
     } | {(dispute.shop_id, dispute.order_id) for dispute in disputes.values()}
-    orders = store.find_orders(step.connection, order_keys)
+    orders = store.lock_orders(step.connection, order_keys)
     return _Desk(
         disputes,
         orders,
@@ -199,7 +203,7 @@ def _open_dispute(step: Step, desk: _Desk, event: InboundEvent, data: DisputeOpe
         opened_at=step.now,
     )
     if not store.insert_dispute(step.connection, row, [hold.hold_id for hold in frozen]):
-        raise NotHeldYet("the dispute was booked by another worker at this moment")
+        raise LostRace("the dispute was booked by another worker at this moment")
     if isinstance(decision, Refused) or order is None:
         _reject(step, event, decision)
         return True
@@ -242,6 +246,9 @@ def _resolve_dispute(step: Step, desk: _Desk, event: InboundEvent, data: Dispute
         if dispute.resolution_hash != event.content_hash:
             return False
         step.emit_again([_answer_id(event)])
+        return True
+    if not event.sender_active:
+        _reject_resolution(step, event, Refused(Reason.SHOP_SUSPENDED, "the shop is suspended"))
         return True
     if dispute is None or dispute.state != "open":
         reason = Reason.UNKNOWN_ORDER if dispute is None else Reason.ALREADY_RESOLVED
@@ -327,7 +334,7 @@ def _request_refund(step: Step, desk: _Desk, event: InboundEvent, data: RefundRe
     if isinstance(decision, Refused) or order is None:
         row = _refund_row(step, event, order, decision, origin="refund", refund_id=data.refund_id)
         if not store.insert_refund(step.connection, row, ()):
-            raise NotHeldYet("the refund was booked by another worker at this moment")
+            raise LostRace("the refund was booked by another worker at this moment")
         _reject(step, event, decision)
         return True
     _give_back(step, desk, event, order, decision, origin="refund", refund_id=data.refund_id)
@@ -352,7 +359,7 @@ def _give_back(
     """Move money from held to refundable and have it sent back, once the bank has confirmed that it came."""
     row = _refund_row(step, event, order, decision, origin=origin, refund_id=refund_id)
     if not store.insert_refund(step.connection, row, decision.parts):
-        raise NotHeldYet("the refund was booked by another worker at this moment")
+        raise LostRace("the refund was booked by another worker at this moment")
     for part in decision.parts:
         hold = part.hold
         desk.change(order, give_back(part))

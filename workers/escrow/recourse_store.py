@@ -70,8 +70,12 @@ class NewRefund:
     touched_at: datetime
 
 
-def find_orders(connection: Connection, keys: Iterable[OrderKey]) -> dict[OrderKey, Order]:
-    """Read received orders, in the state that they have before any lock."""
+def lock_orders(connection: Connection, keys: Iterable[OrderKey]) -> dict[OrderKey, Order]:
+    """
+    Read received orders, in id order; the bank's word on them stays what it is until the transaction ends.
+
+    So a refund that is told to wait for its credit is there to be found when the credit comes.
+    """
     ordered = sorted(set(keys))
     return {
         (row.shop_id, row.order_id): Order(
@@ -83,6 +87,7 @@ def find_orders(connection: Connection, keys: Iterable[OrderKey]) -> dict[OrderK
                 WHERE state = 'received' AND (shop_id, order_id) IN (
                     SELECT * FROM unnest(CAST(:shops AS text[]), CAST(:orders AS text[]))
                 )
+                ORDER BY payment_id FOR SHARE
             """),
             {"shops": [shop for shop, _ in ordered], "orders": [order for _, order in ordered]},
         )

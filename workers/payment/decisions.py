@@ -48,6 +48,7 @@ class UnfundedPayment:
     bank_reference: str
     amount_minor: int
     currency: str
+    charged_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from ledger.ids import derive_id, key_id, new_id
 from ledger.postings import Posting, PostingKind
 from schemas.bank_credited import BankCredited
 from schemas.bank_debited import BankDebited
-from schemas.commands import ClaimBack, HoldFunds, MatchCredits, ReleaseHold, SubmitRefund
+from schemas.commands import HoldFunds, MatchCredits, ReleaseHold, SettleClaims, SubmitRefund
 from schemas.order_paid import OrderPaid
 from schemas.outgoing import OrderFunded, OrderRejected
 from schemas.reasons import Reason
@@ -326,11 +326,8 @@ def _take_back(step: Step, references: set[str], *, arrived_now: frozenset[UUID]
                 step.post([_posting(PostingKind.DEBIT_EXPLAINED, pair.debit, HOUSE)])
         elif is_new:
             step.post([_posting(PostingKind.CREDIT_TAKEN_BACK, pair.debit, HOUSE)])
-    step.command_for_each(
-        ESCROW_RELEASE,
-        [pair.debit.debit_id for pair in pairs if pair.payment_id is not None],
-        lambda ids: ClaimBack(debit_ids=ids),
-    )
+    store.hold_back_refunds(step.connection, payment_ids, now=step.now)
+    step.command_for_each(ESCROW_RELEASE, payment_ids, lambda ids: SettleClaims(payment_ids=ids))
     return {pair.debit.debit_id for pair in pairs}
 
 
@@ -401,6 +398,11 @@ def _match(step: Step, references: set[str], *, arrived_now: frozenset[UUID]) ->
         PAYOUT_BANK,
         store.find_waiting_refunds(step.connection, funded),
         lambda ids: SubmitRefund(refund_keys=ids),
+    )
+    step.command_for_each(
+        ESCROW_RELEASE,
+        [match.payment.payment_id for match in matches if match.payment.charged_back],
+        lambda ids: SettleClaims(payment_ids=ids),
     )
     return {match.credit.credit_id for match in matches}
 

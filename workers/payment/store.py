@@ -272,6 +272,21 @@ def find_shops_of(connection: Connection, payment_ids: Sequence[UUID]) -> dict[U
     }
 
 
+def hold_back_refunds(connection: Connection, payment_ids: Sequence[UUID], *, now: datetime) -> None:
+    """
+    Let refunds that the bank has not heard of wait for the credit again.
+
+    A buyer who got the money back from their own bank must not get it from us too.
+    """
+    connection.execute(
+        text("""
+            UPDATE refunds SET state = 'waiting', touched_at = :now
+            WHERE state = 'ready' AND payment_id = ANY(CAST(:ids AS uuid[]))
+        """),
+        {"ids": list(payment_ids), "now": now},
+    )
+
+
 def find_waiting_refunds(connection: Connection, payment_ids: Sequence[UUID]) -> list[UUID]:
     """Return refunds that waited for the credit of these payments."""
     return [
@@ -320,11 +335,18 @@ def lock_unfunded_payments(connection: Connection, references: Iterable[str]) ->
     """Lock payments that wait for the bank's word, in id order, until the transaction ends."""
     return [
         UnfundedPayment(
-            row.payment_id, row.shop_id, row.order_id, row.bank_reference, row.amount_minor, row.currency
+            row.payment_id,
+            row.shop_id,
+            row.order_id,
+            row.bank_reference,
+            row.amount_minor,
+            row.currency,
+            row.charged_back_at is not None,
         )
         for row in connection.execute(
             text("""
-                SELECT payment_id, shop_id, order_id, bank_reference, amount_minor, currency FROM payments
+                SELECT payment_id, shop_id, order_id, bank_reference, amount_minor, currency, charged_back_at
+                FROM payments
                 WHERE state = 'received' AND funded_at IS NULL
                   AND bank_reference = ANY(CAST(:references AS text[]))
                 ORDER BY payment_id FOR UPDATE

@@ -211,20 +211,26 @@ def touch_refunds(connection: Connection, refund_keys: list[UUID], *, now: datet
     )
 
 
-def find_unclaimed_debits(connection: Connection, *, grace_seconds: float, limit: int) -> list[UUID]:
-    """Return debits whose payment was released in part or whole and not claimed back yet."""
+def find_unsettled_claims(connection: Connection, *, grace_seconds: float, limit: int) -> list[UUID]:
+    """
+    Return payments whose claims do not fit the bank's word of a while ago.
+
+    Taken back, but what was released of it is not claimed; or confirmed again, and still claimed.
+    """
     return [
-        row.debit_id
+        row.payment_id
         for row in connection.execute(
             text("""
-                SELECT DISTINCT d.debit_id FROM bank_debits AS d
-                JOIN holds AS h ON h.payment_id = d.payment_id AND h.state = 'released'
-                WHERE d.received_at < clock_timestamp() - make_interval(secs => :grace)
-                  AND h.released_at <= d.received_at
-                  AND h.amount_minor - h.refunded_minor - h.fee_minor > 0
-                  AND NOT EXISTS (
-                        SELECT 1 FROM claims AS c WHERE c.cause = 'chargeback' AND c.hold_id = h.hold_id
-                          AND c.made_at >= d.received_at)
+                SELECT DISTINCT p.payment_id
+                FROM bank_debits AS d
+                JOIN payments AS p ON p.payment_id = d.payment_id
+                JOIN holds AS h ON h.payment_id = p.payment_id AND h.state = 'released'
+                LEFT JOIN claims AS c ON c.hold_id = h.hold_id AND c.cause = 'chargeback'
+                  AND c.returned_at IS NULL
+                WHERE CASE WHEN c.claim_id IS NULL
+                        THEN p.charged_back_at < clock_timestamp() - make_interval(secs => :grace)
+                             AND h.amount_minor > h.refunded_minor
+                        ELSE p.funded_at < clock_timestamp() - make_interval(secs => :grace) END
                 LIMIT :limit
             """),
             {"grace": grace_seconds, "limit": limit},

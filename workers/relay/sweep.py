@@ -22,11 +22,11 @@ from schemas.commands import (
     CheckPassword,
     CheckRefund,
     CheckTransfer,
-    ClaimBack,
     CollectReturns,
     HoldFunds,
     MatchCredits,
     ReleaseHold,
+    SettleClaims,
     SubmitRefund,
     SubmitTransfer,
 )
@@ -56,7 +56,7 @@ def sweep(steps: Steps, *, grace_seconds: float, queue_depth: QueueDepth) -> dic
             found["unheld_payments"] = _sweep_payments(step, grace_seconds)
         if quiet(ESCROW_RELEASE):
             found["overdue_holds"] = _sweep_holds(step, grace_seconds)
-            found["unclaimed_debits"] = _sweep_debits(step, grace_seconds)
+            found["unsettled_claims"] = _sweep_claims(step, grace_seconds)
         if quiet(PAYMENT_MATCH):
             found["matchable_credits"] = _sweep_credits(step, grace_seconds)
         if quiet(PAYOUT_PASSWORD):
@@ -127,9 +127,9 @@ def _sweep_transfers(step: Step, grace_seconds: float) -> int:
     return len(stuck)
 
 
-def _sweep_debits(step: Step, grace_seconds: float) -> int:
-    ids = store.find_unclaimed_debits(step.connection, grace_seconds=grace_seconds, limit=_LIMIT)
-    step.command_for_each(ESCROW_RELEASE, ids, lambda chunk: ClaimBack(debit_ids=chunk))
+def _sweep_claims(step: Step, grace_seconds: float) -> int:
+    ids = store.find_unsettled_claims(step.connection, grace_seconds=grace_seconds, limit=_LIMIT)
+    step.command_for_each(ESCROW_RELEASE, ids, lambda chunk: SettleClaims(payment_ids=chunk))
     return len(ids)
 
 

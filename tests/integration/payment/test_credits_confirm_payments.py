@@ -139,7 +139,7 @@ def test_a_rejected_order_claims_no_credit(desk: Desk) -> None:
 
 
 def test_an_order_and_its_credit_that_commit_without_seeing_each_other_still_meet(desk: Desk) -> None:
-    """Both write, then look for the other, then commit: the second look a moment later brings them together."""
+    """Both write, then look for the other, then commit: a second look brings them together."""
     shop = desk.a_shop()
     order = order_data()
     met_at_a_lock(

@@ -178,19 +178,6 @@ def test_the_smallest_and_the_largest_amount_are_held(desk: Desk, amount: int) -
     assert balance(desk.engine, shop, "s-1") == {"held": amount, "received": -amount}
 
 
-def test_sums_outgrow_64_bits(desk: Desk) -> None:
-    shop = desk.a_shop()
-    each = 10**15
-    desk.shop_says(
-        *[
-            order_paid(shop, order_data(splits={f"s-{n}": each for n in range(1)}) | {"bank_reference": f"R{i}"})
-            for i in range(100)
-            for n in [i]
-        ]
-    )
-    assert balance(desk.engine, shop)["received"] == 100 * each
-
-
 def test_one_order_from_eight_workers_at_once_is_one_order(desk: Desk) -> None:
     shop = desk.a_shop()
     event = order_paid(shop)

@@ -108,6 +108,9 @@ def _find_or_submit(refund: store.Refund, tools: TransferTools) -> TransferAnswe
     if refund.state is TransferState.SUBMITTED:
         log.error("bank_forgot_refund", end_to_end_id=refund.end_to_end_id)
         return TransferAnswer(BankWord.UNKNOWN)
+    if not refund.funded:
+        # It never reached the bank, and the bank has taken the credit back since: nothing to return.
+        return TransferAnswer(BankWord.UNKNOWN)
     return tools.bank.submit(_instruction(refund))
 
 

@@ -43,6 +43,20 @@ CREATE VIEW entries AS
     FROM postings;
 """
 
+# What balances are summed from, credits positive: the sealed subtotals, and the postings behind them.
+_BALANCE_LINES = """
+CREATE VIEW balance_lines AS
+    SELECT shop_id, seller_id, currency, kind, debit AS account, -total_minor AS net_minor FROM subtotals
+    UNION ALL
+    SELECT shop_id, seller_id, currency, kind, credit, total_minor FROM subtotals
+    UNION ALL
+    SELECT shop_id, seller_id, currency, kind, debit, -amount_minor
+    FROM postings WHERE xact >= (SELECT horizon FROM seal)
+    UNION ALL
+    SELECT shop_id, seller_id, currency, kind, credit, amount_minor
+    FROM postings WHERE xact >= (SELECT horizon FROM seal);
+"""
+
 
 def upgrade() -> None:
     op.create_table(
@@ -483,10 +497,13 @@ def upgrade() -> None:
         sa.Column("shop_id", sa.Text(), nullable=False),
         sa.Column("seller_id", sa.Text(), nullable=False),
         sa.Column("currency", sa.Text(), nullable=False),
-        sa.Column("account", sa.Text(), nullable=False),
-        sa.Column("debits_minor", sa.Numeric(precision=38, scale=0), nullable=False),
-        sa.Column("credits_minor", sa.Numeric(precision=38, scale=0), nullable=False),
-        sa.PrimaryKeyConstraint("shop_id", "seller_id", "currency", "account", name=op.f("subtotals_pkey")),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("debit", sa.Text(), nullable=False),
+        sa.Column("credit", sa.Text(), nullable=False),
+        sa.Column("total_minor", sa.Numeric(precision=38, scale=0), nullable=False),
+        sa.PrimaryKeyConstraint(
+            "shop_id", "seller_id", "currency", "kind", "debit", "credit", name=op.f("subtotals_pkey")
+        ),
     )
     op.create_table(
         "transfers",
@@ -543,4 +560,5 @@ def upgrade() -> None:
     )
     op.execute(_INSERT_ONLY)
     op.execute(_ENTRIES)
+    op.execute(_BALANCE_LINES)
     op.execute("INSERT INTO seal (seal_id, horizon, sealed_at) VALUES (1, '0', clock_timestamp())")

@@ -37,6 +37,13 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("credit_id IS NULL"),
     )
+    op.create_index(
+        "bank_debits_payment_id_idx",
+        "bank_debits",
+        ["payment_id"],
+        unique=False,
+        postgresql_where=sa.text("payment_id IS NOT NULL"),
+    )
     op.create_table(
         "claims",
         sa.Column("claim_id", sa.Uuid(), nullable=False),
@@ -45,22 +52,33 @@ def upgrade() -> None:
         sa.Column("currency", sa.Text(), nullable=False),
         sa.Column("amount_minor", sa.BigInteger(), nullable=False),
         sa.Column("taken_minor", sa.BigInteger(), nullable=False),
+        sa.Column("fee_minor", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("cause", sa.Text(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("hold_id", sa.Uuid(), nullable=True),
         sa.Column("operator", sa.Text(), nullable=True),
         sa.Column("second_operator", sa.Text(), nullable=True),
         sa.Column("made_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("returned_at", sa.DateTime(timezone=True), nullable=True),
         sa.CheckConstraint(
             "(cause = 'operator') = (operator IS NOT NULL)", name=op.f("claims_operator_check")
         ),
         sa.CheckConstraint("cause IN ('operator', 'chargeback')", name=op.f("claims_cause_check")),
-        sa.CheckConstraint("amount_minor BETWEEN 1 AND 1000000000000000", name=op.f("claims_amount_check")),
+        sa.CheckConstraint("amount_minor BETWEEN 0 AND 1000000000000000", name=op.f("claims_amount_check")),
+        sa.CheckConstraint("fee_minor >= 0 AND amount_minor + fee_minor >= 1", name=op.f("claims_fee_check")),
+        sa.CheckConstraint("cause <> 'chargeback' OR hold_id IS NOT NULL", name=op.f("claims_hold_check")),
         sa.CheckConstraint(
             "second_operator IS NULL OR second_operator <> operator", name=op.f("claims_two_names_check")
         ),
         sa.CheckConstraint("taken_minor BETWEEN 0 AND amount_minor", name=op.f("claims_taken_check")),
         sa.PrimaryKeyConstraint("claim_id", name=op.f("claims_pkey")),
+    )
+    op.create_index(
+        "claims_standing_key",
+        "claims",
+        ["hold_id"],
+        unique=True,
+        postgresql_where=sa.text("cause = 'chargeback' AND returned_at IS NULL"),
     )
     op.create_table(
         "dispute_holds",

@@ -1,0 +1,93 @@
+"""`holdfast claim`: take back from a seller what was released and has to be returned."""
+
+from typing import Annotated
+
+import typer
+
+from infra.postgres.step import Steps
+from ledger.ids import new_id
+from ops.commands.sender_keys import unknown
+from ops.environment import Environment, Need
+from ops.failures import BadUsage, CommandFailed
+from ops.options import JsonOption, OperatorOption, RequiredWhyOption, ShopOption
+from ops.output import money, print_json, say
+from ops.store.actions import Action, record_actions
+from ops.store.senders import is_seller, is_shop
+from schemas.currencies import CURRENCY_DIGITS
+from schemas.fields import MAX_AMOUNT_MINOR
+from workers.escrow.claims import Claim, make_claims
+
+app = typer.Typer(help="Claims against sellers for money that was released.", no_args_is_help=True)
+
+
+def _currency(value: str) -> str:
+    if value not in CURRENCY_DIGITS:
+        raise typer.BadParameter("an ISO 4217 code such as EUR")
+    return value
+
+
+@app.command("add")
+def add_claim(  # noqa: PLR0917 - typer passes options by name
+    shop: ShopOption,
+    seller: Annotated[str, typer.Option("--seller", help="The seller who owes it.")],
+    amount: Annotated[
+        int, typer.Option("--amount", min=1, max=MAX_AMOUNT_MINOR, help="Minor units (cents).")
+    ],
+    currency: Annotated[str, typer.Option("--currency", callback=_currency, help="ISO 4217.")],
+    why: RequiredWhyOption,
+    operator: OperatorOption,
+    second_operator: Annotated[
+        str | None, typer.Option("--second-operator", help="Who else agreed; needed above the limit.")
+    ] = None,
+    *,
+    json: JsonOption = False,
+) -> None:
+    """Claim an amount: taken from what is withdrawable; later releases pay the rest first."""
+    environment = Environment(Need.DATABASE)
+    limit = environment.settings.claim_second_name_above_minor
+    if amount > limit and not second_operator:
+        raise BadUsage(f"a claim above {money(limit, currency)} needs two names: give --second-operator")
+    if second_operator is not None and second_operator.strip() in {"", operator}:
+        raise BadUsage("--second-operator must be another name than --operator")
+    claim = Claim(
+        claim_id=new_id(),
+        shop_id=shop,
+        seller_id=seller,
+        currency=currency,
+        amount_minor=amount,
+        cause="operator",
+        reason=why,
+        operator=operator,
+        second_operator=second_operator,
+    )
+    with environment.engine() as engine:
+        # A claim sends nothing, so there is nothing to publish after the commit.
+        steps = Steps(engine, after_commit=lambda _rows: None, grace_seconds=0)
+        with steps.begin("add_claim") as step:
+            if not is_shop(step.connection, shop):
+                raise unknown("shop", shop)
+            if not is_seller(step.connection, shop, seller):
+                raise CommandFailed(f"shop {shop} has no seller {seller}")
+            make_claims(step, [claim])
+            details = {
+                "claim_id": claim.claim_id,
+                "amount": amount,
+                "currency": currency,
+                "second_operator": second_operator,
+            }
+            record_actions(
+                step.connection,
+                [
+                    Action(
+                        operator,
+                        "claim_added",
+                        f"{shop}/{seller}",
+                        why,
+                        {**details, "second": second_operator},
+                    )
+                ],
+            )
+    if json:
+        print_json({"claim_id": claim.claim_id, "shop": shop, "seller": seller, "amount": amount})
+    else:
+        say(f"claimed {money(amount, currency)} from seller {seller} of {shop}: {claim.claim_id}")

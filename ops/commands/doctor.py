@@ -1,0 +1,220 @@
+"""`holdfast doctor`: what is reachable, which versions, what is wrong, and how to mend it."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+import pika
+import pika.exceptions
+import typer
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from infra.postgres.engine import create_database_engine
+from infra.postgres.key_store import find_own_public_keys
+from infra.postgres.migrate import current_revision, head_revision
+from infra.rabbitmq.amqp import CONNECTION_ERRORS, connection_parameters
+from infra.rabbitmq.topology import WORK_QUEUES, verify
+from infra.settings import Settings, SettingsError
+from ops.environment import Environment, Need
+from ops.failures import (
+    NO,
+    broker_place,
+    database_place,
+    describe_broker_error,
+    describe_database_error,
+)
+from ops.options import JsonOption
+from ops.output import print_json, print_table, say
+from ops.store.deployment import find_day_length
+from ops.store.quarantine import count_open
+from workers.payout.bank import BankUnavailable, HttpBank
+
+# Signatures may be minutes ahead and passwords lock for minutes: seconds do no harm, more soon will.
+_MAX_SKEW_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """One thing that was looked at; `remedy` where it is wrong."""
+
+    name: str
+    ok: bool
+    detail: str
+    remedy: str = ""
+
+
+def doctor(*, json: JsonOption = False) -> None:
+    """Look at everything that a deployment needs; exits 1 if something is wrong."""
+    found = [*_look_at_settings(), *_look_at_database(), *_look_at_broker(), *_look_at_bank()]
+    ok = all(diagnosis.ok for diagnosis in found)
+    if json:
+        print_json({"ok": ok, "checks": [asdict(diagnosis) for diagnosis in found]})
+    else:
+        print_table(
+            ("", "what", "found", "remedy"),
+            [(("ok" if one.ok else "WRONG"), one.name, one.detail, one.remedy) for one in found],
+        )
+        wrong = sum(not one.ok for one in found)
+        say(f"{wrong} of {len(found)} things are wrong" if wrong else "all is well")
+    if not ok:
+        raise typer.Exit(NO)
+
+
+def _settings(needs: Need) -> Settings | None:
+    """Return the settings of one part; a mistake in another part is told once, and hides nothing."""
+    try:
+        return Environment(needs).settings
+    except SettingsError:
+        return None
+
+
+def _look_at_settings() -> Iterator[Diagnosis]:
+    try:
+        settings = Environment(Need.DATABASE | Need.BROKER | Need.VAULT).settings
+    except SettingsError as error:
+        yield Diagnosis("settings", False, str(error), "set or mend these variables")
+    else:
+        yield Diagnosis(
+            "settings", True, f"{settings.environment}, a day of {settings.protection_day_seconds} seconds"
+        )
+
+
+def _look_at_database() -> Iterator[Diagnosis]:
+    settings = _settings(Need.DATABASE)
+    if settings is None:
+        return
+    engine = create_database_engine(settings, application_name="holdfast-doctor")
+    try:
+        with engine.connect() as connection:
+            version = connection.execute(text("SHOW server_version")).scalar_one()
+            yield Diagnosis("database", True, f"PostgreSQL {version} at {database_place(settings)}")
+            yield _clock(connection)
+            revision, head = current_revision(connection), head_revision()
+            if revision != head:
+                detail = f"revision {revision or 'none'}, this version needs {head}"
+                remedy = "run `holdfast migrate`" if revision < head else "run the version that migrated it"
+                yield Diagnosis("schema", False, detail, remedy)
+                return
+            yield Diagnosis("schema", True, f"revision {revision}")
+            yield _day_length(connection, settings)
+            yield _own_keys(connection)
+            waiting = ", ".join(f"{count} {kind}" for kind, count in count_open(connection).items())
+            look = "look: `holdfast quarantine list`" if waiting else ""
+            yield Diagnosis("quarantine", True, waiting or "nothing waits for an operator", look)
+    except SQLAlchemyError as error:
+        sentence = describe_database_error(error, settings)
+        detail, _, remedy = sentence.rpartition(": ")
+        yield Diagnosis("database", False, detail or sentence, remedy)
+    finally:
+        engine.dispose()
+
+
+def _clock(connection: Connection) -> Diagnosis:
+    before = time.monotonic()
+    theirs: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+    ours = datetime.now(UTC)
+    # The answer is as old as half of its journey.
+    skew = (ours - theirs).total_seconds() - (time.monotonic() - before) / 2
+    ok = abs(skew) <= _MAX_SKEW_SECONDS
+    where = "ahead of" if skew > 0 else "behind"
+    return Diagnosis(
+        "clock",
+        ok,
+        f"this machine is {abs(skew):.3f} s {where} the database",
+        "" if ok else "have both keep time by NTP: signatures carry it",
+    )
+
+
+def _day_length(connection: Connection, settings: Settings) -> Diagnosis:
+    stored = find_day_length(connection)
+    if stored is None:
+        return Diagnosis("day length", False, "none is stored", "run `holdfast migrate`")
+    if stored != settings.protection_day_seconds:
+        return Diagnosis(
+            "day length",
+            False,
+            f"{stored} seconds are stored, HOLDFAST_PROTECTION_DAY_SECONDS says"
+            f" {settings.protection_day_seconds}",
+            f"set it to {stored}",
+        )
+    return Diagnosis("day length", True, f"{stored} seconds")
+
+
+def _own_keys(connection: Connection) -> Diagnosis:
+    missing = {"sig", "enc"} - {key["use"] for key in find_own_public_keys(connection)["keys"]}
+    if missing:
+        detail = f"no key of use {' and '.join(sorted(missing))}"
+        return Diagnosis("own keys", False, detail, "run `holdfast migrate`")
+    return Diagnosis("own keys", True, "one to sign events, one to open what is sealed")
+
+
+def _look_at_broker() -> Iterator[Diagnosis]:
+    settings = _settings(Need.BROKER)
+    if settings is None:
+        return
+    url = str(settings.broker_url)
+    try:
+        connection = pika.BlockingConnection(connection_parameters(url, name="doctor"))
+        try:
+            # The blocking adapter does not show the server's own properties; its implementation does.
+            properties = connection._impl.server_properties or {}  # noqa: SLF001 - see above
+            version = f"{properties.get('product', 'AMQP')} {properties.get('version', 'unknown')}"
+            yield Diagnosis("broker", True, f"{version} at {broker_place(settings)}")
+            unattended = _unattended_queues(connection)
+        finally:
+            if connection.is_open:
+                connection.close()
+        findings = verify(url, settings.protection_day_seconds)
+    except CONNECTION_ERRORS as error:
+        sentence = describe_broker_error(error, settings)
+        detail, _, remedy = sentence.rpartition(": ")
+        yield Diagnosis("broker", False, detail or sentence, remedy)
+        return
+    if findings:
+        detail = "; ".join(f"{finding.drift} {finding.name}" for finding in findings)
+        yield Diagnosis("topology", False, detail, "run `holdfast topology apply`, then `topology verify`")
+    else:
+        yield Diagnosis("topology", True, "as this version needs it")
+    if unattended:
+        detail = f"nobody consumes {', '.join(unattended)}"
+        workers = sorted({queue.partition(".")[0] for queue in unattended})
+        remedy = f"start the workers {', '.join(workers)} (Procfile)"
+        yield Diagnosis("workers", False, detail, remedy)
+    elif not findings:
+        yield Diagnosis("workers", True, "every work queue has a consumer")
+
+
+def _unattended_queues(connection: pika.BlockingConnection) -> list[str]:
+    """Return work queues without a consumer; those that are missing are the topology's finding."""
+    unattended: list[str] = []
+    for queue in WORK_QUEUES:
+        channel = connection.channel()
+        try:
+            frame = channel.queue_declare(queue, passive=True)
+        except pika.exceptions.ChannelClosedByBroker:
+            continue
+        if frame.method.consumer_count == 0:
+            unattended.append(queue)
+        channel.close()
+    return unattended
+
+
+def _look_at_bank() -> Iterator[Diagnosis]:
+    settings = _settings(Need.NOTHING)
+    if settings is None:
+        return
+    if settings.bank_url is None:
+        yield Diagnosis("bank", False, "no bank to pay out through", "set HOLDFAST_BANK_URL")
+        return
+    place = f"{settings.bank_url.host}:{settings.bank_url.port}"
+    bank = HttpBank(str(settings.bank_url), timeout_s=settings.bank_timeout_seconds)
+    try:
+        bank.returns_after(0, 1)
+    except BankUnavailable as error:
+        yield Diagnosis("bank", False, f"{place}: {error}", "start it, or mend HOLDFAST_BANK_URL")
+    else:
+        yield Diagnosis("bank", True, f"answers at {place}")
+    finally:
+        bank.close()
