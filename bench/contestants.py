@@ -56,6 +56,7 @@ class Stock:
     threads: int
     prefetch: int
     sellers: int = 10_000
+    queue_type: str = "classic"
     needs_tables: bool = False
 
     def measure(self, servers: Servers, orders: int) -> Drained:
@@ -69,6 +70,7 @@ class Stock:
                 "HOLDFAST_BROKER_URL": broker_url,
                 "HOLDFAST_DATABASE_URL": database_url,
                 FOLDER_VARIABLE: str(progress),
+                "HOLDFAST_BENCH_QUEUE_TYPE": self.queue_type,
                 "dramatiq_queue_prefetch": str(self.prefetch),
             }
             if self.needs_tables:

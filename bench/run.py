@@ -56,12 +56,13 @@ class Length:
     """How much to measure."""
 
     rounds: int
+    empty_orders: int
     fast_orders: int
     slow_orders: int
 
 
-SHORT = Length(rounds=2, fast_orders=12_000, slow_orders=1_500)
-FULL = Length(rounds=5, fast_orders=60_000, slow_orders=6_000)
+SHORT = Length(rounds=2, empty_orders=30_000, fast_orders=12_000, slow_orders=1_500)
+FULL = Length(rounds=5, empty_orders=150_000, fast_orders=60_000, slow_orders=6_000)
 
 RATIOS = (
     Ratio(_SINGLES, _EMPTY, 1.5),
@@ -77,10 +78,12 @@ def sides(length: Length) -> tuple[Side, ...]:
         Side(
             _EMPTY,
             (
-                stock_empty(processes=1, threads=1, prefetch=256),
-                stock_empty(processes=2, threads=1, prefetch=256),
+                # Threads only fight for the interpreter here; the processor is what limits.
+                stock_empty(processes=1, threads=1, prefetch=1024),
+                stock_empty(processes=2, threads=1, prefetch=1024),
+                stock_empty(processes=2, threads=1, prefetch=1024, queue_type="quorum"),
             ),
-            length.fast_orders,
+            length.empty_orders,
         ),
         Side(
             _OBVIOUS,
@@ -96,9 +99,11 @@ def sides(length: Length) -> tuple[Side, ...]:
     )
 
 
-def stock_empty(*, processes: int, threads: int, prefetch: int) -> Stock:
-    name = f"empty actor, {processes}p x {threads}t, {prefetch}"
-    return Stock(name, "stock_empty", "stock.empty", processes, threads, prefetch)
+def stock_empty(*, processes: int, threads: int, prefetch: int, queue_type: str = "classic") -> Stock:
+    name = f"empty actor, {processes}p x {threads}t, {prefetch}" + (
+        ", quorum" if queue_type == "quorum" else ""
+    )
+    return Stock(name, "stock_empty", "stock.empty", processes, threads, prefetch, queue_type=queue_type)
 
 
 def stock_orm(*, processes: int, threads: int, prefetch: int) -> Stock:

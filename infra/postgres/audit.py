@@ -609,9 +609,10 @@ _EVERY_FACT_HAS_ITS_EVENT = f"""
 """
 
 _EVERY_EVENT_HAS_ITS_ANSWER = f"""
-    SELECT i.source || ' ' || i.event_id AS example, e.event_id IS NULL AS broken
+    SELECT i.source || ' ' || i.event_id AS example, e.event_id IS NULL
+           AND i.received_at < clock_timestamp() - {_BOUND} AS broken
     FROM inbox AS i LEFT JOIN events AS e ON e.event_id = i.answer_id
-    WHERE i.answer_id IS NOT NULL AND i.received_at < clock_timestamp() - {_BOUND}
+    WHERE i.answer_id IS NOT NULL
 """
 
 _OUTBOX_ROWS_ARE_WHOLE = """
@@ -652,7 +653,7 @@ _DUE_HOLDS_ARE_RELEASED = f"""
         FROM dispute_holds AS f JOIN disputes AS d ON d.dispute_key = f.dispute_key
         WHERE f.hold_id = h.hold_id
     ) AS freed ON true
-    WHERE h.state = 'held' AND h.release_at <= clock_timestamp()
+    WHERE h.state = 'held'
       AND (s.funding = 'announced' OR p.funded_at IS NOT NULL) AND p.charged_back_at IS NULL
 """
 

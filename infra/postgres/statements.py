@@ -90,7 +90,7 @@ def read_statement(
 def read_balances_at(
     connection: Connection, shop_id: str, seller_id: str | None, *, at: datetime
 ) -> dict[AccountKey, int]:
-    """Return every account's balance by the postings booked before `at`; keys are (seller, account, currency)."""
+    """Return each account's balance by what was booked before `at`; keys are (seller, account, currency)."""
     rows = connection.execute(
         text("""
             SELECT seller_id, account, currency, sum(credit_minor) - sum(debit_minor) AS net

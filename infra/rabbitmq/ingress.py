@@ -13,7 +13,7 @@ import structlog
 
 from infra.crash_points import reach
 from infra.postgres.key_store import KeyStore, SenderRecord
-from infra.rabbitmq.messages import Delivery, Outgoing, PublishOutcome
+from infra.rabbitmq.messages import Delivery, Outgoing, PublishOutcome, foreign_headers
 from infra.rabbitmq.publisher import Publisher
 from infra.rabbitmq.topology import QUARANTINE_QUEUE
 from infra.security.signatures import SignatureRefused, verify
@@ -188,9 +188,6 @@ class Ingress:
 
 def quarantine_message(delivery: Delivery, reason: str, detail: str) -> Outgoing:
     """Copy a message for quarantine: body and headers as they came, and why it is there."""
-    headers = {
-        name: value for name, value in delivery.headers.items() if not name.startswith(("x-", "holdfast-"))
-    }
     return Outgoing(
         exchange="",
         routing_key=QUARANTINE_QUEUE,
@@ -198,7 +195,7 @@ def quarantine_message(delivery: Delivery, reason: str, detail: str) -> Outgoing
         content_type=delivery.content_type or "",
         type=delivery.type,
         headers={
-            **headers,
+            **foreign_headers(delivery.headers),
             REASON_HEADER: str(reason),
             DETAIL_HEADER: detail,
             QUEUE_HEADER: delivery.queue_name,

@@ -149,7 +149,8 @@ def find_order(connection: Connection, shop_id: str, order_id: str) -> History:
     claims = _rows(
         connection,
         """
-        SELECT claim_id, seller_id, currency, amount_minor, taken_minor, cause, reason, hold_id, made_at
+        SELECT claim_id, seller_id, currency, amount_minor, taken_minor, cause, reason, hold_id, made_at,
+               returned_at
         FROM claims WHERE hold_id = ANY(CAST(:ids AS uuid[])) ORDER BY made_at
         """,
         {"ids": hold_ids},
@@ -430,7 +431,10 @@ _CHANGES: dict[str, tuple[tuple[str, str], ...]] = {
         ("resolved_at", "dispute {dispute_id} resolved"),
     ),
     "refunds": (("requested_at", "refund {refund_id} requested"), ("ended_at", "refund {refund_id} {state}")),
-    "claims": (("made_at", "claimed from {seller_id}"),),
+    "claims": (
+        ("made_at", "claimed from {seller_id}"),
+        ("returned_at", "claim given back to {seller_id}"),
+    ),
     "withdrawals": (("requested_at", "withdrawal requested"), ("decided_at", "withdrawal {state}")),
     "password_attempts": (
         ("counted_at", "password attempt counted"),

@@ -24,7 +24,7 @@ from infra.rabbitmq.ingress import InboundEvent
 from infra.security.encryption import Vault
 from infra.security.passwords import Passwords
 from infra.settings import Settings
-from schemas.commands import COMMANDS, Command
+from schemas.commands import COMMANDS, Command, HoldFunds, ReleaseHold
 from workers.escrow import claims, recourse_handlers
 from workers.escrow import handlers as escrow
 from workers.payment import handlers as payment
@@ -136,7 +136,11 @@ class Desk:
 
     def buyers_ask(self, *events: InboundEvent) -> list[Told]:
         """Handle disputes, resolutions and refund requests in one batch, and what follows."""
-        return self._run_and_tell(lambda: recourse_handlers.receive_recourse(self.steps, events))
+        return self._run_and_tell(lambda: self.receive_recourse(*events))
+
+    def receive_recourse(self, *events: InboundEvent) -> None:
+        """Only the first step: what follows waits in `commands`."""
+        recourse_handlers.receive_recourse(self.steps, events)
 
     def seller_asks(self, *events: InboundEvent) -> list[Told]:
         return self._run_and_tell(
@@ -190,6 +194,13 @@ class Desk:
             self.delayed = [row for row in self.delayed if row not in ringing]
             self.commands += ringing
         return self._run_and_tell(lambda: None)
+
+    def release(self, *hold_ids: UUID) -> None:
+        """Let an alarm ring for these holds, whatever was sent."""
+        escrow.release_hold(self.steps, [ReleaseHold(hold_ids=hold_ids)])
+
+    def hold(self, *payment_ids: UUID) -> None:
+        escrow.hold_funds(self.steps, [HoldFunds(payment_ids=payment_ids)], day_seconds=DAY_SECONDS)
 
     def handle(self, *rows: CommandRow) -> None:
         """Hand commands of one name to their handler, as one batch."""

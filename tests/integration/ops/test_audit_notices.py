@@ -1,0 +1,213 @@
+"""Each invariant of the audit holds in a rich history, and notices when one thing is broken."""
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Engine, text
+from workflow_support.banks import PENDING, REJECTED, SETTLED, ScriptedBank
+from workflow_support.desk import DAY_SECONDS, Desk
+from workflow_support.events import (
+    WRONG_PASSWORD,
+    bank_credited,
+    bank_debited,
+    credit_data,
+    debit_data,
+    dispute_opened,
+    dispute_resolved,
+    fresh,
+    order_data,
+    order_paid,
+    refund_requested,
+)
+
+from infra.postgres.audit import CHECKS, run_audit
+from infra.postgres.ledger_store import seal_postings
+from infra.postgres.outbox import CommandRow
+
+
+def _paid(desk: Desk, shop: str, splits: dict[str, int]) -> dict[str, object]:
+    order = order_data(splits=splits)
+    desk.shop_says(order_paid(shop, order))
+    desk.bank_says(bank_credited(credit_data(order)))
+    return order
+
+
+def _orders(desk: Desk, shop: str, announced: str) -> None:
+    desk.released_order(shop, splits={"s-1": 10_000, "s-2": 1})
+    first = order_data()
+    # Twice, then with other content, and another order that claims its bank reference.
+    desk.shop_says(order_paid(shop, first), order_paid(shop, first))
+    desk.shop_says(order_paid(shop, first | {"buyer_id": "b-2"}))
+    desk.shop_says(order_paid(shop, order_data(bank_reference=first["bank_reference"])))
+    desk.shop_says(order_paid(shop, order_data() | {"amount": 1}))
+    # A credit before its order, one that nothing explains, and a debit before its credit.
+    early = order_data()
+    desk.bank_says(bank_credited(credit_data(early)), bank_credited(credit_data(order_data())))
+    desk.shop_says(order_paid(shop, early))
+    desk.bank_says(bank_debited(debit_data(order_data())))
+    word_is_enough = order_data()
+    desk.shop_says(order_paid(announced, word_is_enough))
+    desk.pass_protection(announced, str(word_is_enough["order_id"]))
+    desk.ring_alarms("release_hold")
+
+
+def _recourse(desk: Desk, shop: str) -> None:
+    resolved, open_, refunded = (_paid(desk, shop, {"s-1": 500, "s-2": 700}) for _ in range(3))
+    desk.buyers_ask(dispute_opened(shop, resolved, dispute_id="d-resolved"))
+    desk.buyers_ask(dispute_resolved(shop, "d-resolved", {"s-1": 100}))
+    desk.buyers_ask(dispute_opened(shop, open_, dispute_id="d-open"))
+    desk.buyers_ask(dispute_opened(shop, {"order_id": "o-none"}, dispute_id="d-refused"))
+    desk.buyers_ask(refund_requested(shop, refunded, {"s-2": 700}))
+    desk.buyers_ask(refund_requested(shop, refunded, {"s-2": 1}))
+    charged_back = desk.released_order(shop, splits={"s-3": 2_000})
+    desk.bank_says(bank_debited(debit_data(charged_back)))
+
+
+def _withdrawals(engine: Engine, shop: str) -> None:
+    for script in ([SETTLED], [REJECTED], [PENDING]):
+        bank = ScriptedBank(submit=script)
+        desk = Desk(engine, bank=bank)
+        platform = desk.platform(shop)
+        seller = desk.a_seller(platform, available=5_000)
+        desk.seller_withdraws(platform.withdraws(seller, 2_000))
+        if script == [SETTLED]:
+            bank.sends_back(bank.submitted[0].end_to_end_id)
+            desk.handle(CommandRow("payout.bank", "collect_returns", "{}"))
+            desk.seller_withdraws(platform.withdraws(seller, 1_000))
+            desk.seller_withdraws(platform.withdraws(seller, 9_000))
+            desk.seller_withdraws(platform.withdraws(seller, 1, password=WRONG_PASSWORD))
+            # Booked, and its password not looked at yet.
+            desk.book_withdrawals(platform.withdraws(seller, 1))
+        desk.close()
+
+
+@pytest.fixture(scope="module")
+def history(engine: Engine) -> Iterator[Engine]:
+    """Return a database in which everything that the audit judges has happened."""
+    desk = Desk(engine)
+    desk.execute(
+        "INSERT INTO deployment (deployment_id, protection_day_seconds) VALUES (1, :day)", day=DAY_SECONDS
+    )
+    shop = desk.a_shop(fee_bps=250)
+    _orders(desk, shop, desk.a_shop(funding="announced"))
+    _recourse(desk, shop)
+    _withdrawals(engine, shop)
+    with engine.begin() as connection:
+        assert seal_postings(connection) > 0
+    # The newest postings lie behind the seal.
+    desk.shop_says(order_paid(shop, order_data(splits={fresh("s"): 1})))
+    yield engine
+    desk.close()
+
+
+# For each check, statements that break what it promises and nothing that the database itself refuses.
+_LET_ME = "ALTER TABLE postings DISABLE TRIGGER postings_insert_only;"
+_SABOTAGE = {
+    "postings_are_sound": _LET_ME
+    + "ALTER TABLE postings DROP CONSTRAINT postings_seller_check;"
+    + "UPDATE postings SET credit = 'fees' WHERE kind = 'held'",
+    "posted_rows_are_guarded": _LET_ME,
+    "sealed_subtotals_equal_postings": "UPDATE subtotals SET total_minor = total_minor + 1",
+    "available_balances_equal_postings": "UPDATE available_balances SET available_minor = 1",
+    "receivables_equal_postings": "UPDATE receivables SET owed_minor = owed_minor + 1",
+    "no_balance_is_negative": _LET_ME + "DELETE FROM postings WHERE kind = 'payment_received'",
+    "orders_add_up": "UPDATE payments SET amount_minor = amount_minor + 1",
+    "holds_add_up": "UPDATE holds SET amount_minor = amount_minor + 1 WHERE state = 'held'",
+    "held_equals_open_holds": "UPDATE holds SET amount_minor = amount_minor + 1 WHERE state = 'held'",
+    "refunds_add_up": "DELETE FROM refund_parts",
+    "claims_add_up": "UPDATE claims SET amount_minor = amount_minor + 1",
+    "credits_add_up": "UPDATE bank_credits SET amount_minor = amount_minor + 1 WHERE payment_id IS NOT NULL",
+    "suspense_is_explained": """
+        UPDATE bank_credits SET amount_minor = amount_minor + 1
+        WHERE payment_id IS NULL AND taken_back_at IS NULL
+    """,
+    "funded_payments_have_their_credit": "UPDATE bank_credits SET payment_id = NULL, matched_at = NULL",
+    "protection_period_is_exact": "UPDATE deployment SET protection_day_seconds = 86399",
+    "no_hold_released_early": """
+        ALTER TABLE holds DROP CONSTRAINT holds_never_early_check;
+        UPDATE holds SET held_at = held_at + interval '1 day', release_at = release_at + interval '1 day'
+        WHERE state = 'released'
+    """,
+    "no_hold_released_while_frozen": """
+        UPDATE disputes SET opened_at = opened_at - interval '1 day' WHERE state = 'open';
+        INSERT INTO dispute_holds (dispute_key, hold_id)
+        SELECT dispute_key, hold_id FROM disputes, holds
+        WHERE disputes.state = 'open' AND holds.state = 'released'
+    """,
+    "frozen_holds_have_their_dispute": "UPDATE holds SET state = 'held' WHERE state = 'frozen'",
+    "no_release_without_credit": "UPDATE shops SET funding = 'confirmed'",
+    "no_release_after_charge_back": """
+        UPDATE holds SET released_at = released_at + interval '1 hour' WHERE state = 'released'
+    """,
+    "one_effect_per_business_key": """
+        ALTER TABLE payments DROP CONSTRAINT payments_shop_id_order_id_key;
+        UPDATE payments SET order_id = 'o-same'
+    """,
+    "one_posting_per_effect": _LET_ME + "UPDATE postings SET posting_id = gen_random_uuid()",
+    "effects_come_from_events": "UPDATE inbox SET content_hash = 'other' WHERE type = 'order.paid'",
+    "withdrawals_had_one_password": "DELETE FROM password_attempts WHERE state = 'accepted'",
+    "one_instruction_per_withdrawal": "DELETE FROM transfers",
+    "payouts_follow_the_bank": "UPDATE transfers SET state = 'failed' WHERE state = 'settled'",
+    "every_fact_has_its_event": "DELETE FROM events WHERE type = 'hold.released'",
+    "outbox_rows_are_whole": "DELETE FROM events WHERE type = 'hold.released'",
+    "outbox_is_published": "UPDATE outbox SET next_attempt_at = clock_timestamp() - interval '1 hour'",
+    "received_payments_are_held": """
+        DELETE FROM holds; UPDATE payments SET received_at = received_at - interval '1 hour'
+    """,
+    "due_holds_are_released": """
+        UPDATE payments SET funded_at = funded_at - interval '9 days';
+        UPDATE disputes SET opened_at = opened_at - interval '9 days',
+                            resolved_at = resolved_at - interval '9 days';
+        UPDATE holds SET held_at = held_at - interval '9 days', release_at = release_at - interval '9 days'
+        WHERE state = 'held'
+    """,
+    "passwords_are_decided": """
+        UPDATE password_attempts SET requested_at = requested_at - interval '1 hour' WHERE state = 'waiting'
+    """,
+    "transfers_are_asked_for": """
+        UPDATE transfers SET touched_at = touched_at - interval '1 day' WHERE state = 'submitted'
+    """,
+    "charge_backs_are_claimed": _LET_ME
+    + """
+        ALTER TABLE holds DROP CONSTRAINT holds_never_early_check;
+        DELETE FROM claims;
+        UPDATE postings SET booked_at = booked_at - interval '1 day';
+        UPDATE payments SET charged_back_at = charged_back_at - interval '1 day';
+        UPDATE bank_debits SET received_at = received_at - interval '1 day';
+        UPDATE holds SET released_at = released_at - interval '2 days' WHERE state = 'released'
+    """,
+    "every_event_has_its_answer": """
+        DELETE FROM events; UPDATE inbox SET received_at = received_at - interval '1 hour'
+    """,
+}
+# One row is both sides of a posting, so that no single row can break this.
+_UNBREAKABLE = {"ledger_sums_to_zero"}
+
+
+def test_every_invariant_holds_in_a_rich_history(history: Engine) -> None:
+    with history.connect() as connection:
+        findings = run_audit(connection)
+    assert {finding.check.name: finding.examples for finding in findings if not finding.ok} == {}
+
+
+def test_every_invariant_has_something_to_judge_in_it(history: Engine) -> None:
+    """Else the test above would prove nothing."""
+    with history.connect() as connection:
+        assert [finding.check.name for finding in run_audit(connection) if finding.checked == 0] == []
+
+
+def test_every_check_has_a_test_that_breaks_it() -> None:
+    assert {check.name for check in CHECKS} - _UNBREAKABLE == set(_SABOTAGE)
+
+
+@pytest.mark.parametrize("name", sorted(_SABOTAGE))
+def test_the_audit_notices(history: Engine, name: str) -> None:
+    with history.connect() as connection:
+        for statement in _SABOTAGE[name].split(";"):
+            if statement.strip():
+                connection.execute(text(statement))
+        findings = {finding.check.name: finding for finding in run_audit(connection)}
+        connection.rollback()
+    assert not findings[name].ok
+    assert 1 <= len(findings[name].examples) <= 5
+    assert findings[name].violations >= len(findings[name].examples)

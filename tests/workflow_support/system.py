@@ -1,0 +1,207 @@
+"""The whole system as an operator runs it: real processes, driven by the `holdfast` command."""
+
+import base64
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+from workflow_support.outsider import Ed25519Key, HmacKey, Key, Shop, fresh
+
+from infra.local.ports import choose_ports
+
+WORKERS = ("payment", "escrow", "payout", "relay")
+START_SECONDS = 60.0
+DAY_SECONDS = 1
+CHECKOUT = Path(__file__).parent.parent.parent
+
+
+class Process:
+    """One process of the system: started, killed, started again."""
+
+    def __init__(self, name: str, command: Sequence[str], environment: dict[str, str], folder: Path) -> None:
+        self.name = name
+        self._command = command
+        self._ready = folder / f"{name}.ready"
+        self._log = folder / f"{name}.log"
+        self._environment = environment | {"HOLDFAST_READY_FILE": str(self._ready)}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._ready.unlink(missing_ok=True)
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, env=self._environment, cwd=CHECKOUT, stdout=log, stderr=log
+            )
+
+    def wait_until_ready(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not self._ready.exists():
+            assert self.is_running, f"{self.name} ended:\n{self.log}"
+            assert time.monotonic() < deadline, f"{self.name} is not ready:\n{self.log}"
+            time.sleep(0.02)
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-40:])
+
+    def kill(self) -> None:
+        """`kill -9`: no chance to finish anything."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> int:
+        """Ask it to stop; return its exit code."""
+        return self._end(signal.SIGTERM)
+
+    def _end(self, number: signal.Signals) -> int:
+        assert self._process is not None
+        self._process.send_signal(number)
+        return self._process.wait(40)
+
+
+class System:
+    """Workers, relay and a simulated bank on one broker and one database; a protection day is a second."""
+
+    def __init__(self, *, broker_url: str, database_url: str, folder: Path) -> None:
+        self.broker_url = broker_url
+        port = choose_ports(folder / "bank-ports.json", ["bank"])["bank"]
+        self.bank_url = f"http://127.0.0.1:{port}"
+        self._key_file = folder / "bank.key"
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")},
+            "HOLDFAST_BROKER_URL": broker_url,
+            "HOLDFAST_DATABASE_URL": database_url,
+            "HOLDFAST_BANK_URL": self.bank_url,
+            "HOLDFAST_ENCRYPTION_KEY": base64.b64encode(secrets.token_bytes(32)).decode(),
+            "HOLDFAST_PROTECTION_DAY_SECONDS": str(DAY_SECONDS),
+            "HOLDFAST_BANK_POLL_SECONDS": "0.5",
+            "HOLDFAST_LOG_FORMAT": "json",
+            # What a killed process leaves behind is taken over soon enough for a test to wait for.
+            "HOLDFAST_OUTBOX_GRACE_SECONDS": "1",
+            "HOLDFAST_SWEEP_SECONDS": "1",
+            "HOLDFAST_SWEEP_GRACE_SECONDS": "5",
+            "SIMULATED_BANK_JOURNAL": str(folder / "bank"),
+            "SIMULATED_BANK_KEY_FILE": str(self._key_file),
+        }
+        commands = {name: [sys.executable, "-m", f"workers.{name}.worker"] for name in WORKERS}
+        commands["bank"] = [sys.executable, "-m", "infra.local.bank"]
+        self.processes = {
+            name: Process(name, command, self.environment, folder) for name, command in commands.items()
+        }
+        self._folder = folder
+        self._holdfast_keys: list[dict[str, str]] = []
+        self._shops: list[Shop] = []
+
+    def start(self) -> None:
+        """Set up broker and database as for a first deployment, then start everything."""
+        self.holdfast("migrate")
+        self.holdfast("topology", "apply")
+        public = self._run(sys.executable, "-m", "infra.local.bank", "keygen", str(self._key_file)).strip()
+        self.holdfast("bank", "key", "add", "sim", "--ed25519", public)
+        self._holdfast_keys = self.holdfast_json("keys", "public")["keys"]
+        for process in self.processes.values():
+            process.start()
+        for process in self.processes.values():
+            process.wait_until_ready()
+
+    def stop(self) -> dict[str, int]:
+        """Stop every process; return their exit codes."""
+        for shop in self._shops:
+            shop.close()
+        return {name: process.stop() for name, process in self.processes.items() if process.is_running}
+
+    def a_shop(self, *terms: str, scheme: str = "v1a", days: int = 3) -> Shop:
+        """Register a shop with one key for everything; return it as it is outside."""
+        shop_id = fresh("shop")
+        self.holdfast("shop", "add", shop_id, "--protection-days", str(days), *terms)
+        key: Key
+        if scheme == "v1a":
+            key = ed25519 = Ed25519Key()
+            how = ["--ed25519", ed25519.public]
+        else:
+            key = shared = HmacKey()
+            secret_file = self._folder / f"{shop_id}.secret"
+            secret_file.write_text(shared.secret)
+            how = ["--hmac-file", str(secret_file)]
+        self.holdfast("shop", "key", "add", shop_id, "--scope", "orders", "--scope", "sellers", *how)
+        shop = Shop(self.broker_url, shop_id, key, self._holdfast_keys)
+        self._shops.append(shop)
+        return shop
+
+    def buyers_pay(self, *orders: dict[str, Any]) -> None:
+        """Buyers transfer the money of these orders to the bank, which tells Holdfast."""
+        credits_ = [
+            {name: order[name] for name in ("bank_reference", "amount", "currency")} for order in orders
+        ]
+        httpx.post(f"{self.bank_url}/credits", json=credits_, timeout=30).raise_for_status()
+
+    def bank_behaves(self, behaviour: str, **rule: Any) -> None:
+        httpx.put(
+            f"{self.bank_url}/behaviour", json={"behaviour": behaviour, **rule}, timeout=30
+        ).raise_for_status()
+
+    def accepted_by_bank(self, end_to_end_id: str) -> int:
+        """Return how many transfers the bank made under an id, by its own journal."""
+        journal = httpx.get(f"{self.bank_url}/journal", timeout=30).raise_for_status().json()
+        return sum(
+            (entry["kind"], entry.get("end_to_end_id")) == ("transfer_accepted", end_to_end_id)
+            for entry in journal
+        )
+
+    def balances(self, shop: Shop, seller: str) -> dict[str, int]:
+        """Return a seller's CNY as `holdfast balances` tells it."""
+        told = self.holdfast_json("balances", "--shop", shop.id, "--seller", seller)
+        return dict(told["balances"]["CNY"])
+
+    def broken_promises(self) -> list[dict[str, Any]]:
+        """Return what `holdfast audit` finds wrong."""
+        done = subprocess.run(
+            [*_HOLDFAST, "audit", "--json"],
+            env=self.environment,
+            cwd=CHECKOUT,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        told = json.loads(done.stdout)
+        assert (done.returncode == 0) == told["ok"]
+        return [check for check in told["checks"] if not check["ok"]]
+
+    def holdfast_json(self, *arguments: str) -> Any:
+        return json.loads(self.holdfast(*arguments, "--json"))
+
+    def holdfast(self, *arguments: str) -> str:
+        return self._run(*_HOLDFAST, *arguments)
+
+    def _run(self, *command: str) -> str:
+        done = subprocess.run(
+            command,
+            env=self.environment,
+            cwd=CHECKOUT,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+
+_HOLDFAST = (sys.executable, "-c", "import sys; from ops.cli import main; sys.exit(main())")
