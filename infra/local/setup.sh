@@ -19,6 +19,11 @@ export DEBIAN_FRONTEND=noninteractive
 # A stripped PATH lacks where Debian keeps the tools of root.
 export PATH="$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+# Without these bash would end while the part that puts things back still works on it.
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
 say() { printf '  %s\n' "$*" >&2; }
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 

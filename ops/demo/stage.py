@@ -243,6 +243,8 @@ class Stage:
         """Return the caller's environment without settings that were meant for another installation."""
         environment = {name: value for name, value in caller.items() if not name.startswith("HOLDFAST_")}
         environment |= self.given
+        # A dozen processes start; where this is set, each would compile every module anew.
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
         environment[_DAY_VARIABLE] = str(self.day_seconds)
         # So that the bank's silence is noticed while somebody watches.
         environment["HOLDFAST_BANK_TIMEOUT_SECONDS"] = "1"

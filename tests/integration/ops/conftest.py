@@ -1,34 +1,14 @@
-"""The `holdfast` command on real services, and a database in which nearly everything has happened."""
+"""The `holdfast` command on real services."""
 
-import base64
-import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from io import StringIO
-from typing import Any
 
 import pytest
 import structlog
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from command_runs import Holdfast, Ran
 from workflow_support.desk import DAY_SECONDS, ENCRYPTION_KEY
 
 from ops import cli
-
-
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """What one command did."""
-
-    exit_code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Holdfast = Callable[..., Ran]
 
 
 @pytest.fixture
@@ -52,8 +32,3 @@ def holdfast(
 
     yield run
     structlog.configure(**kept)
-
-
-def a_public_key() -> str:
-    """Return a new Ed25519 public key as the command takes it."""
-    return base64.b64encode(Ed25519PrivateKey.generate().public_key().public_bytes_raw()).decode()

@@ -158,7 +158,8 @@ _SABOTAGE = {
         UPDATE payments SET funded_at = funded_at - interval '9 days';
         UPDATE disputes SET opened_at = opened_at - interval '9 days',
                             resolved_at = resolved_at - interval '9 days';
-        UPDATE holds SET held_at = held_at - interval '9 days', release_at = release_at - interval '9 days'
+        UPDATE holds SET held_at = held_at - interval '9 days', release_at = release_at - interval '9 days',
+                         rearmed_at = NULL
         WHERE state = 'held'
     """,
     "passwords_are_decided": """

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 from recourse_support import SELLER, charged_back, credited_again, held_order, refund_state, the, types
-from schemas.commands import CollectReturns
+from schemas.commands import CheckRefund, CollectReturns, SubmitRefund
 from workers.payout.handlers import refunds, transfers
 from workers.payout.transfers import BankWord, TransferAnswer
 from workers.relay.sweep import sweep
@@ -105,7 +105,7 @@ def test_a_second_submit_command_asks_and_does_not_send(desk_with: DeskWith) -> 
     _, _, refund_id = a_refund(desk)
     key = desk.value("SELECT refund_key FROM refunds WHERE refund_id = :id", id=refund_id)
     refunds.submit_refunds(
-        desk.steps, [refunds.SubmitRefund(refund_keys=(key, key))], tools=desk.transfer_tools
+        desk.steps, [SubmitRefund(refund_keys=(key, key))], tools=desk.transfer_tools
     )
     assert (len(bank.submitted), len(bank.asked)) == (1, 1)
 
@@ -116,9 +116,8 @@ def test_a_settled_refund_is_not_settled_twice(desk_with: DeskWith) -> None:
     shop, _, refund_id = a_refund(desk)
     key = desk.value("SELECT refund_key FROM refunds WHERE refund_id = :id", id=refund_id)
     desk.told.clear()
-    for command in (refunds.submit_refunds, refunds.check_refunds):
-        kind = refunds.SubmitRefund if command is refunds.submit_refunds else refunds.CheckRefund
-        command(desk.steps, [kind(refund_keys=(key,))], tools=desk.transfer_tools)  # type: ignore[operator]
+    refunds.submit_refunds(desk.steps, [SubmitRefund(refund_keys=(key,))], tools=desk.transfer_tools)
+    refunds.check_refunds(desk.steps, [CheckRefund(refund_keys=(key,))], tools=desk.transfer_tools)
     assert (desk.told, len(bank.submitted), refundable(desk, shop)) == ([], 1, 0)
 
 
@@ -161,8 +160,8 @@ def test_a_refund_that_waits_is_not_sent_by_any_command(desk_with: DeskWith) -> 
     desk = desk_with(bank)
     _, order, refund_id = a_refund(desk, funded=False)
     key = desk.value("SELECT refund_key FROM refunds WHERE refund_id = :id", id=refund_id)
-    refunds.submit_refunds(desk.steps, [refunds.SubmitRefund(refund_keys=(key,))], tools=desk.transfer_tools)
-    refunds.check_refunds(desk.steps, [refunds.CheckRefund(refund_keys=(key,))], tools=desk.transfer_tools)
+    refunds.submit_refunds(desk.steps, [SubmitRefund(refund_keys=(key,))], tools=desk.transfer_tools)
+    refunds.check_refunds(desk.steps, [CheckRefund(refund_keys=(key,))], tools=desk.transfer_tools)
     assert (bank.submitted, bank.asked) == ([], [])
     desk.bank_says(bank_credited(credit_data(order)))
     assert (len(bank.submitted), refund_state(desk, refund_id)) == (1, "settled")
