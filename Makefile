@@ -5,6 +5,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
+# Without compiled modules every start of every process would compile everything again, for seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 bin := .local/venv/bin
 set_up := ./infra/local/setup.sh
 

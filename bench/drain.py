@@ -39,6 +39,8 @@ class Drained:
     peak_rss_mib: float
     # Processor time by who used it. Unlike the speed, other work on the machine hardly changes it.
     cpu_seconds: Mapping[str, float]
+    # What part of the machine's processors went to anything else meanwhile.
+    foreign_share: float
 
     @property
     def per_second(self) -> float:
@@ -185,12 +187,21 @@ def drain(
     publish_all(broker_url, messages)
     servers.settle()
     roots = {"workers": workers.roots, **servers.roots()}
-    used_before = cpu_seconds(roots)
+    used_before, busy_before = cpu_seconds(roots), _busy_seconds()
     began = time.monotonic()
     workers.resume()
     ended = wait_until_done(done, warm_up_orders + orders, workers, poll_seconds=poll_seconds)
     used = {name: seconds - used_before[name] for name, seconds in cpu_seconds(roots).items()}
-    return Drained(orders, ended - began, workers.peak_rss_mib(), used)
+    busy = _busy_seconds() - busy_before
+    foreign = max(0.0, busy - sum(used.values())) / ((ended - began) * len(os.sched_getaffinity(0)))
+    return Drained(orders, ended - began, workers.peak_rss_mib(), used, foreign)
+
+
+def _busy_seconds() -> float:
+    """Return the processor time that anybody on this machine used since it started."""
+    fields = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:]
+    user, nice, system, _idle, _waiting, interrupts, soft_interrupts = map(int, fields[:7])
+    return (user + nice + system + interrupts + soft_interrupts) / os.sysconf("SC_CLK_TCK")
 
 
 def cpu_seconds(roots: Mapping[str, Sequence[int]]) -> dict[str, float]:

@@ -28,6 +28,8 @@ from servers import CHECKOUT, Servers, running_servers
 
 from infra.local.errors import LocalServiceError
 
+# Above this, somebody else's work shows in the numbers.
+_FOREIGN_SHARE = 0.05
 _RESULTS = CHECKOUT / ".local" / "bench" / "results"
 _EMPTY, _OBVIOUS = "an empty actor", "the obvious way"
 _SINGLES, _BATCHES, _HOT = "singles, HMAC", "batches, Ed25519", "one seller, HMAC"
@@ -125,7 +127,9 @@ def main(arguments: Sequence[str]) -> int:
     chosen = parser.parse_args(arguments)
     length = FULL if chosen.full else SHORT
     rounds = chosen.rounds or length.rounds
-    console = Console()
+    terminal = Console()
+    # Where output is no terminal, nothing is cut to fit one.
+    console = terminal if terminal.is_terminal else Console(width=110)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     try:
         with running_servers() as servers:
@@ -147,6 +151,7 @@ def main(arguments: Sequence[str]) -> int:
         f"Dramatiq {facts['dramatiq']}, SQLAlchemy {facts['sqlalchemy']}; {rounds} rounds.",
         highlight=False,
     )
+    warn_of_others(console, results)
     path = save(facts, wanted, results)
     console.print(f"Every measurement: {path.relative_to(CHECKOUT)}", highlight=False)
     return 0
@@ -171,6 +176,18 @@ def measure(
     return results
 
 
+def warn_of_others(console: Console, results: Sequence[Mapping[str, Drained]]) -> None:
+    """Say so where something else used the machine: speeds then mean little, CPU time still something."""
+    share = statistics.mean(
+        drained.foreign_share for this_round in results for drained in this_round.values()
+    )
+    if share > _FOREIGN_SHARE:
+        console.print(
+            f"[red]Other programs used {share:.0%} of the processors meanwhile:[/red] these speeds and ratios "
+            "are not to be trusted; measure again on an idle machine."
+        )
+
+
 def best(side: Side, this_round: Mapping[str, Drained]) -> float:
     return max(this_round[contestant.name].per_second for contestant in side.contestants)
 
@@ -182,11 +199,11 @@ def print_speeds(console: Console, wanted: Sequence[Side], results: Sequence[Map
         ("median", "right"),
         ("spread", "right"),
         ("MiB", "right"),
-        ("CPU worker", "right"),
+        ("workers", "right"),
         ("broker", "right"),
         ("database", "right"),
     ):
-        table.add_column(heading, justify=justify, no_wrap=not heading)  # type: ignore[arg-type] # a literal
+        table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type] # a literal
     for side in wanted:
         for contestant in side.contestants:
             speeds = [this_round[contestant.name].per_second for this_round in results]
@@ -200,7 +217,9 @@ def print_speeds(console: Console, wanted: Sequence[Side], results: Sequence[Map
             ]
             table.add_row(name, f"{statistics.median(speeds):,.0f}", spread, f"{memory:,.0f}", *used)
     console.print(table)
-    console.print("[dim]p x t, n: processes x threads, prefetch. CPU: processor microseconds an order.[/dim]")
+    console.print(
+        "[dim]p x t, n: processes x threads, prefetch. Workers, broker, database: CPU µs an order.[/dim]"
+    )
 
 
 def micros(drained: Drained, who: str) -> float:
@@ -214,10 +233,11 @@ def print_ratios(console: Console, results: Sequence[Mapping[str, Drained]]) -> 
         ("against", "left"),
         ("median", "right"),
         ("spread", "right"),
+        ("by CPU", "right"),
         ("at least", "right"),
         ("", "left"),
     ):
-        table.add_column(heading, justify=justify)  # type: ignore[arg-type] # a literal
+        table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type] # a literal
     for ratio in RATIOS:
         values = ratio_values(ratio, results)
         if values:
@@ -227,6 +247,7 @@ def print_ratios(console: Console, results: Sequence[Mapping[str, Drained]]) -> 
                 ratio.against,
                 f"{median:.2f} x",
                 f"{min(values):.2f} - {max(values):.2f}",
+                f"{statistics.median(cpu_ratio_values(ratio, results)):.2f} x",
                 f"{ratio.floor:g} x",
                 "reached" if median >= ratio.floor else "[red]below[/red]",
             )
@@ -242,6 +263,22 @@ def ratio_values(ratio: Ratio, results: Sequence[Mapping[str, Drained]]) -> list
         best(ours, this_round) / best(against, this_round)
         for this_round in results
         if all(name in this_round for name in names)
+    ]
+
+
+def cpu_ratio_values(ratio: Ratio, results: Sequence[Mapping[str, Drained]]) -> list[float]:
+    """Return by how much less processor time an order costs; nearly the same on a busy machine."""
+    by_name = {side.name: side for side in sides(SHORT)}
+
+    def cheapest(side: Side, this_round: Mapping[str, Drained]) -> float:
+        return min(
+            sum(this_round[contestant.name].cpu_seconds.values()) / this_round[contestant.name].orders
+            for contestant in side.contestants
+        )
+
+    return [
+        cheapest(by_name[ratio.against], this_round) / cheapest(by_name[ratio.ours], this_round)
+        for this_round in results
     ]
 
 
@@ -302,7 +339,14 @@ def save(
             }
             for this_round in results
         ],
-        "ratios": [{**asdict(ratio), "values": ratio_values(ratio, results)} for ratio in RATIOS],
+        "ratios": [
+            {
+                **asdict(ratio),
+                "values": ratio_values(ratio, results),
+                "by_cpu": cpu_ratio_values(ratio, results) if ratio_values(ratio, results) else [],
+            }
+            for ratio in RATIOS
+        ],
     }
     _RESULTS.mkdir(parents=True, exist_ok=True)
     path = _RESULTS / f"{time.strftime('%Y%m%d-%H%M%S', now.timetuple())}.json"

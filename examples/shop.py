@@ -1,4 +1,4 @@
-"""
+r"""
 A shop in one file: signs events, publishes them, reads and checks the answers.
 
 Needs pika, cryptography and joserfc, and nothing of Holdfast's own code; another language does the same
@@ -7,7 +7,8 @@ with its own three libraries. What the messages mean is in docs/contract.md. Aft
     . .local/env
     holdfast keys public --json > holdfast-keys.json
     holdfast shop add acme
-    holdfast shop key add acme --scope orders --scope sellers --ed25519 "$(python examples/shop.py keygen acme.key)"
+    holdfast shop key add acme --scope orders --scope sellers \
+        --ed25519 "$(python examples/shop.py keygen acme.key)"
     python examples/shop.py pay acme acme.key holdfast-keys.json
     python examples/shop.py enrol acme acme.key holdfast-keys.json
 """
@@ -27,6 +28,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from joserfc import jwe
 from joserfc.jwk import OKPKey
+from pika.adapters.blocking_connection import BlockingChannel
 
 USAGE = "usage: shop.py keygen KEY_FILE | pay SHOP KEY_FILE JWKS_FILE | enrol SHOP KEY_FILE JWKS_FILE"
 SINGLE = "application/cloudevents+json"
@@ -75,7 +77,7 @@ def seller_enrolled(shop: str, event_id: str, jwk: dict[str, str]) -> dict[str, 
     return {**outside, "sealed": sealed}
 
 
-def publish(channel, key: Ed25519PrivateKey, event: dict[str, object]) -> None:
+def publish(channel: BlockingChannel, key: Ed25519PrivateKey, event: dict[str, object]) -> None:
     """Sign and publish; returns when the broker has it on disk, raises when it does not take it."""
     body = json.dumps(event).encode()
     now = str(int(time.time()))
@@ -104,7 +106,9 @@ def is_signed(headers: dict[str, str], body: bytes, jwk: dict[str, str]) -> bool
     return False
 
 
-def answer_to(channel, shop: str, event_id: str, jwk: dict[str, str]) -> dict[str, object] | None:
+def answer_to(
+    channel: BlockingChannel, shop: str, event_id: str, jwk: dict[str, str]
+) -> dict[str, object] | None:
     """
     Read the shop's events until the answer to one of ours.
 

@@ -9,7 +9,7 @@ from infra.local.installation import (
     Installation,
     installations,
     process_states,
-    stop_test_runs,
+    stop_abandoned_runs,
 )
 
 
@@ -25,7 +25,7 @@ def _down(*, everything: bool) -> None:
     if everything:
         for installation in installations():
             installation.down()
-        stop_test_runs()
+        stop_abandoned_runs()
     else:
         Installation().down()
     _say("stopped; data is kept" if not everything else "stopped")
@@ -48,7 +48,7 @@ def main() -> int:
     actions.add_parser("up")
     actions.add_parser("status")
     down = actions.add_parser("down")
-    down.add_argument("--everything", action="store_true", help="also demos and test runs cut short")
+    down.add_argument("--everything", action="store_true", help="also demos, tests and benchmarks cut short")
     arguments = parser.parse_args()
     try:
         match arguments.action:

@@ -324,9 +324,9 @@ def installations() -> list[Installation]:
     return [Installation(folder) for folder in (LOCAL, *sorted(LOCAL.glob("demo*"))) if folder.is_dir()]
 
 
-def stop_test_runs() -> None:
-    """Stop what test runs that were killed left behind, and delete it."""
-    for folder in (LOCAL / "test").glob("run-*"):
+def stop_abandoned_runs() -> None:
+    """Stop what test and benchmark runs that were killed left behind, and delete it."""
+    for folder in LOCAL.glob("*/run-*"):
         services_in(folder).stop()
         shutil.rmtree(folder, ignore_errors=True)
 

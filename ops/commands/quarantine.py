@@ -133,6 +133,9 @@ def replay_records(
                 _close(connection, accepted, state="replayed", operator=operator, why=why)
                 done += len(accepted)
                 left += len(records) - len(accepted)
+                if outgoing and not accepted:
+                    # The broker is away or lacks what is needed: the next page would fare no better.
+                    break
     if json:
         print_json({"replayed": done, "left_open": left, "problems": sorted(problems)})
     else:
@@ -221,7 +224,7 @@ def _publish(
             timeout_s=environment.settings.publish_timeout_seconds,
         )
     except UnencodableMessage as error:
-        # Which one it is, is found one by one: their headers are strangers'.
+        # Which one it is, is found one by one: their properties are strangers'.
         outcomes = []
         for _, message in outgoing:
             try:
@@ -230,7 +233,7 @@ def _publish(
                 )
             except UnencodableMessage:
                 outcomes.append(PublishOutcome.UNKNOWN)
-        problems.add(f"headers that AMQP can't carry ({error})")
+        problems.add(f"properties that AMQP can't carry ({error})")
     for (record, message), outcome in zip(outgoing, outcomes, strict=True):
         match outcome:
             case PublishOutcome.CONFIRMED:

@@ -24,7 +24,7 @@ from infra.rabbitmq.ingress import InboundEvent
 from infra.security.encryption import Vault
 from infra.security.passwords import Passwords
 from infra.settings import Settings
-from schemas.commands import COMMANDS, Command, HoldFunds, ReleaseHold
+from schemas.commands import COMMANDS, CollectReturns, Command, HoldFunds, ReleaseHold
 from workers.escrow import claims, recourse_handlers
 from workers.escrow import handlers as escrow
 from workers.payment import handlers as payment
@@ -198,6 +198,10 @@ class Desk:
     def release(self, *hold_ids: UUID) -> None:
         """Let an alarm ring for these holds, whatever was sent."""
         escrow.release_hold(self.steps, [ReleaseHold(hold_ids=hold_ids)])
+
+    def collect_returns(self) -> None:
+        """Ask the bank which settled transfers came back."""
+        self._handlers["collect_returns"]([CollectReturns()])
 
     def hold(self, *payment_ids: UUID) -> None:
         escrow.hold_funds(self.steps, [HoldFunds(payment_ids=payment_ids)], day_seconds=DAY_SECONDS)

@@ -6,6 +6,7 @@ test ends with the books checked; see the fixture `desk`.
 """
 
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 from uuid import uuid4
 
@@ -233,22 +234,25 @@ def test_a_chargeback_beside_a_release_either_holds_or_claims(desk: Desk, turn: 
 def test_a_release_under_way_is_seen_by_the_claim_of_its_chargeback(desk: Desk) -> None:
     """The release had read the bank's word before the bank took it back; the claim waits for its lock."""
     shop = desk.a_shop()
+    desk.released_order(shop)
     order, release = a_due_order(desk, shop)
     debit = bank_debited(debit_data(order))
+    with ThreadPoolExecutor(1) as pool:
+        claiming: list[Future[None]] = []
 
-    def take_back_and_claim() -> None:
-        payment.receive_bank_events(desk.steps, [debit])
-        desk.run()
+        def take_back_and_claim() -> None:
+            payment.receive_bank_events(desk.steps, [debit])
+            claiming.append(pool.submit(desk.run))
 
-    # Sellers' balances come last in a release: held up there, it has decided and holds its hold's lock.
-    desk.released_order(shop)
-    met_at_a_lock(
-        desk.engine,
-        "SELECT 1 FROM available_balances WHERE shop_id = :shop FOR UPDATE",
-        release,
-        take_back_and_claim,
-        shop=shop,
-    )
+        # Sellers' balances come last in a release: held up there, it has decided and has its hold's lock.
+        met_at_a_lock(
+            desk.engine,
+            "SELECT 1 FROM available_balances WHERE shop_id = :shop FOR UPDATE",
+            release,
+            meanwhile=take_back_and_claim,
+            shop=shop,
+        )
+        claiming[0].result(20)
     assert state_of(desk, order) == "released"
     assert desk.value("SELECT amount_minor FROM claims WHERE shop_id = :s", s=shop) == 10_000
 
