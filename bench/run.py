@@ -183,8 +183,8 @@ def warn_of_others(console: Console, results: Sequence[Mapping[str, Drained]]) -
     )
     if share > _FOREIGN_SHARE:
         console.print(
-            f"[red]Other programs used {share:.0%} of the processors meanwhile:[/red] these speeds and ratios "
-            "are not to be trusted; measure again on an idle machine."
+            f"[red]Other programs used {share:.0%} of the processors meanwhile:[/red] these speeds and "
+            "ratios are not to be trusted; measure again on an idle machine."
         )
 
 

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -65,12 +66,15 @@ class Installation:
 
         Args:
             folder: where all data, logs, secrets and process records go.
-            caller: the caller's environment, whose HOLDFAST_* variables win; by default this process's.
+            caller: the environment whose HOLDFAST_* variables win; by default this process's, less the URLs
+                of private servers that `. .local/env` put there.
         """
         self.folder = folder.resolve()
         self.folders = Folders(self.folder / "run", self.folder / "log")
         self.env_file = self.folder / "env"
         self._caller = dict(os.environ if caller is None else caller)
+        # This process's environment may come from `. .local/env`; what a caller passes is meant.
+        self._private_folders = (self.folder, LOCAL) if caller is None else (self.folder,)
         self._services = services_in(
             self.folder,
             broker=self._given("HOLDFAST_BROKER_URL") is None,
@@ -145,7 +149,19 @@ class Installation:
         Raises:
             LocalServiceError: it did not exit 0.
         """
-        return _finish(arguments, self._begin_command(*arguments))
+        done = subprocess.run(  # noqa: S603 - our own command, no shell is involved
+            [str(_programs() / "holdfast"), *arguments],
+            stdin=subprocess.DEVNULL,
+            check=False,
+            capture_output=True,
+            text=True,
+            env=self.environment(),
+            cwd=CHECKOUT,
+        )
+        if done.returncode != 0:
+            said = "\n".join(part for part in (done.stdout.strip(), done.stderr.strip()) if part)
+            raise LocalServiceError(f"`holdfast {' '.join(arguments)}` failed ({done.returncode}):\n{said}")
+        return done.stdout
 
     def _start(self, announce: Announce) -> None:
         commands = {**read_procfile(CHECKOUT / "Procfile")}
@@ -162,24 +178,30 @@ class Installation:
         ]
         if private:
             announce(f"starting private {' and '.join(private)}")
-        start_services(self._services)
-        if self._services.postgres is not None:
-            self._services.postgres.ensure_database(DATABASE)
         if self._supervisor() is None:
             choose_ports(self._bank_folder / "ports.json", ["bank"])
-        self._remember_day_length()
-        self._write_env_file()
-
-        announce("bringing schema and topology up to date")
-        begun = [(words, self._begin_command(*words)) for words in (("migrate",), ("topology", "apply"))]
-        for words, process in begun:
-            _finish(words, process)
-        self.run_command("bank", "key", "add", BANK_ID, "--ed25519", self._bank_public_key())
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            schema: list[Future[None]] = []
+            start_services(
+                self._services, database_ready=lambda: schema.append(beside.submit(self._prepare_database))
+            )
+            self._write_env_file()
+            announce("bringing schema and topology up to date")
+            self.run_command("topology", "apply")
+            for prepared in schema:
+                prepared.result()
 
         announce("starting the bank and the workers")
         plan = Plan(commands, counts, self._stop_seconds())
         self._supervise(plan)
         self._wait_until_ready(plan)
+
+    def _prepare_database(self) -> None:
+        if self._services.postgres is not None:
+            self._services.postgres.ensure_database(DATABASE)
+        self._remember_day_length()
+        self.run_command("migrate")
+        self.run_command("bank", "key", "add", BANK_ID, "--ed25519", self._bank_public_key())
 
     def _supervise(self, plan: Plan) -> None:
         """Start a supervisor with this plan, or hand the plan to the one that runs."""
@@ -253,9 +275,9 @@ class Installation:
 
     def _given(self, variable: str) -> str | None:
         url = self._caller.get(variable)
-        return (
-            url if url and not is_private_url(url, LOCAL) and not is_private_url(url, self.folder) else None
-        )
+        if not url or any(is_private_url(url, folder) for folder in self._private_folders):
+            return None
+        return url
 
     def _remembered_day_length(self) -> dict[str, str]:
         """Return the length of a day that our database was created with; a later `up` may not name it."""
@@ -288,17 +310,6 @@ class Installation:
         lines.append(f'export PATH={shlex.quote(str(_programs()))}:"$PATH"')
         write_whole(self.env_file, "\n".join(lines) + "\n", mode=0o600)
 
-    def _begin_command(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(  # noqa: S603 - our own command, no shell is involved
-            [str(_programs() / "holdfast"), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=self.environment(),
-            cwd=CHECKOUT,
-        )
-
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Keep a second `make up` or `make down` of this folder waiting."""
@@ -329,14 +340,6 @@ def stop_abandoned_runs() -> None:
     for folder in LOCAL.glob("*/run-*"):
         services_in(folder).stop()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _finish(arguments: tuple[str, ...], process: subprocess.Popen[str]) -> str:
-    printed, complaints = process.communicate()
-    if process.returncode != 0:
-        said = "\n".join(last_words for last_words in (printed.strip(), complaints.strip()) if last_words)
-        raise LocalServiceError(f"`holdfast {' '.join(arguments)}` failed ({process.returncode}):\n{said}")
-    return printed
 
 
 def _programs() -> Path:

@@ -1,5 +1,6 @@
 """The private RabbitMQ and PostgreSQL of one folder, started side by side."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -32,13 +33,20 @@ def services_in(folder: Path, *, broker: bool = True, database: bool = True) -> 
     )
 
 
-def start_services(services: Services) -> None:
+def start_services(services: Services, *, database_ready: Callable[[], None] = lambda: None) -> None:
     """
     Start the services and return when both are ready; what already runs is left alone.
 
+    Args:
+        services: what to start.
+        database_ready: called as soon as the database answers, while the broker may still be booting.
+
     Raises:
-        LocalServiceError: one can't run here; the other is stopped again.
+        LocalServiceError: one can't run here; what this call started is stopped again.
     """
+    began = [
+        service for service in (services.postgres, services.rabbitmq) if service and not service.is_running
+    ]
     try:
         # The broker takes longest: it boots while PostgreSQL's data folder is set up.
         if services.rabbitmq is not None:
@@ -46,10 +54,12 @@ def start_services(services: Services) -> None:
         if services.postgres is not None:
             services.postgres.start()
             services.postgres.wait_until_ready()
+        database_ready()
         if services.rabbitmq is not None:
             services.rabbitmq.wait_until_ready()
     except BaseException:
-        services.stop()
+        for service in began:
+            service.stop()
         raise
 
 

@@ -183,15 +183,13 @@ class Stage:
     # --- as somebody who looks into the database ---
 
     def account_totals(self, shop_id: str) -> dict[AccountKind, int]:
-        """Add up a shop's accounts, each on its normal side: sealed subtotals and what is behind them."""
+        """Add up a shop's accounts, each on its normal side."""
         rows = self._query(
-            """
-            SELECT account, -sum(net_minor) FROM balance_lines WHERE shop_id = %(shop)s GROUP BY account
-            """,
+            "SELECT account, sum(net_minor) FROM balance_lines WHERE shop_id = %(shop)s GROUP BY account",
             {"shop": shop_id},
         )
         totals = {AccountKind(account): int(net) for account, net in rows}
-        return {kind: net if kind in ASSET_KINDS else -net for kind, net in totals.items()}
+        return {kind: -net if kind in ASSET_KINDS else net for kind, net in totals.items()}
 
     def suspense_is_empty(self) -> bool | None:
         """Tell whether every credit found its order; None where the database holds more than ours."""

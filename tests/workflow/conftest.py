@@ -26,5 +26,5 @@ def system(
         assert running.broken_promises() == []
         assert set(running.stop().values()) == {0}, "every process ends well when it is asked to"
     finally:
-        running.stop()
+        running.close()
         databases.drop(name)

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from workflow_support.outsider import Ed25519Key, HmacKey, Key, Shop, fresh
 
+from infra.local.bank.keys import make_signing_key
 from infra.local.ports import choose_ports
+from workflow_support.outsider import Ed25519Key, HmacKey, Key, Shop, fresh
 
 WORKERS = ("payment", "escrow", "payout", "relay")
 START_SECONDS = 60.0
@@ -104,6 +105,7 @@ class System:
         self.processes = {
             name: Process(name, command, self.environment, folder) for name, command in commands.items()
         }
+        self._terminal = Terminal(self.environment)
         self._folder = folder
         self._holdfast_keys: list[dict[str, str]] = []
         self._shops: list[Shop] = []
@@ -112,7 +114,7 @@ class System:
         """Set up broker and database as for a first deployment, then start everything."""
         self.holdfast("migrate")
         self.holdfast("topology", "apply")
-        public = self._run(sys.executable, "-m", "infra.local.bank", "keygen", str(self._key_file)).strip()
+        public = make_signing_key(self._key_file)
         self.holdfast("bank", "key", "add", "sim", "--ed25519", public)
         self._holdfast_keys = self.holdfast_json("keys", "public")["keys"]
         for process in self.processes.values():
@@ -124,7 +126,12 @@ class System:
         """Stop every process; return their exit codes."""
         for shop in self._shops:
             shop.close()
+        self._shops.clear()
         return {name: process.stop() for name, process in self.processes.items() if process.is_running}
+
+    def close(self) -> None:
+        self.stop()
+        self._terminal.close()
 
     def a_shop(self, *terms: str, scheme: str = "v1a", days: int = 3) -> Shop:
         """Register a shop with one key for everything; return it as it is outside."""
@@ -171,37 +178,53 @@ class System:
 
     def broken_promises(self) -> list[dict[str, Any]]:
         """Return what `holdfast audit` finds wrong."""
-        done = subprocess.run(
-            [*_HOLDFAST, "audit", "--json"],
-            env=self.environment,
-            cwd=CHECKOUT,
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        told = json.loads(done.stdout)
-        assert (done.returncode == 0) == told["ok"]
+        exit_code, said = self._terminal.run(["audit", "--json"])
+        told = json.loads(said)
+        assert (exit_code == 0) == told["ok"]
         return [check for check in told["checks"] if not check["ok"]]
 
     def holdfast_json(self, *arguments: str) -> Any:
         return json.loads(self.holdfast(*arguments, "--json"))
 
     def holdfast(self, *arguments: str) -> str:
-        return self._run(*_HOLDFAST, *arguments)
+        exit_code, said = self._terminal.run(arguments)
+        assert exit_code == 0, f"holdfast {' '.join(arguments)}: {said}"
+        return said
 
-    def _run(self, *command: str) -> str:
-        done = subprocess.run(
-            command,
-            env=self.environment,
+
+# `holdfast` takes a second to start; typed into one terminal, many commands share that.
+_TERMINAL = """
+import contextlib, io, json, sys
+from ops.cli import main
+for line in sys.stdin:
+    said, complained = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(complained):
+        exit_code = main(json.loads(line))
+    print(json.dumps([exit_code, said.getvalue() + complained.getvalue()]), flush=True)
+"""
+
+
+class Terminal:
+    """A process in which `holdfast` commands run one after another."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _TERMINAL],
+            env=environment,
             cwd=CHECKOUT,
-            check=False,
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             text=True,
-            timeout=120,
         )
-        assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
-        return done.stdout
 
+    def run(self, arguments: Sequence[str]) -> tuple[int, str]:
+        """Run one command; return its exit code and what it printed."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(list(arguments)) + "\n")
+        self._process.stdin.flush()
+        exit_code, said = json.loads(self._process.stdout.readline())
+        return exit_code, said
 
-_HOLDFAST = (sys.executable, "-c", "import sys; from ops.cli import main; sys.exit(main())")
+    def close(self) -> None:
+        self._process.communicate(timeout=30)

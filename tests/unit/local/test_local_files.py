@@ -36,6 +36,17 @@ def test_secret_is_made_once_and_only_its_owner_may_read_it(tmp_path: Path) -> N
     assert path.parent.stat().st_mode & 0o777 == 0o700
 
 
+def test_secret_made_by_two_at_once_is_one_secret(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+
+    def make_while_another_does() -> str:
+        assert secret(path, lambda: "theirs") == "theirs"
+        return "mine"
+
+    assert secret(path, make_while_another_does) == "theirs"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["key"]
+
+
 def test_replaced_file_leaves_no_temporary_file_behind(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
     write_whole(path, "{}")
