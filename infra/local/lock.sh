@@ -6,13 +6,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 tools=.local/lock-tools
 [ -x "$tools/bin/python" ] || python3 -m venv "$tools"
-"$tools/bin/python" -m pip install --quiet --upgrade pip pip-tools
+"$tools/bin/python" -m pip install --quiet --upgrade uv
 
-# --all-build-deps brings setuptools, with which the project itself is installed.
 pin() {
-    "$tools/bin/python" -m piptools compile --quiet --upgrade --generate-hashes --strip-extras --allow-unsafe \
-        --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
-        --all-build-deps "$@" pyproject.toml
+    # Standard input adds what the project itself is built with: it is installed without build isolation.
+    printf 'setuptools\n' | "$tools/bin/uv" pip compile --quiet --upgrade --generate-hashes \
+        --python-version 3.11 --no-header --no-annotate "$@" pyproject.toml -
 }
 pin --extra local --output-file requirements.lock
-pin --extra local --extra dev --output-file requirements-dev.lock
+pin --extra dev --output-file requirements-dev.lock

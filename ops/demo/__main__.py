@@ -28,7 +28,9 @@ def main() -> int:
     """Return the exit code: 0 only if everything that was promised was kept."""
     display = Display()
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+        # Who started us under `nohup` means it.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
     try:
         return _demonstrate(display)
     except DemoFailed as error:

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from infra.local.bank.keys import make_signing_key
+from infra.local.bank.keys import make_signing_key, read_signing_key
 from infra.local.ports import choose_ports
 from workflow_support.outsider import Ed25519Key, HmacKey, Key, Shop, fresh
 
@@ -157,6 +157,11 @@ class System:
             {name: order[name] for name in ("bank_reference", "amount", "currency")} for order in orders
         ]
         httpx.post(f"{self.bank_url}/credits", json=credits_, timeout=30).raise_for_status()
+
+    @property
+    def bank_key(self) -> Key:
+        """What the bank signs with."""
+        return Ed25519Key(read_signing_key(self._key_file))
 
     def bank_behaves(self, behaviour: str, **rule: Any) -> None:
         httpx.put(

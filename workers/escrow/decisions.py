@@ -155,7 +155,7 @@ def decide_release(hold: Hold, *, now: datetime) -> ReleaseDecision:
         return LeaveAlone(hold.hold_id)
     if now < hold.release_at:
         return Wait(hold.hold_id, until=hold.release_at)
-    if (hold.funding is Funding.CONFIRMED and not hold.funded):
+    if hold.charged_back or (hold.funding is Funding.CONFIRMED and not hold.funded):
         return AwaitCredit(hold.hold_id)
     return Release(hold, fee_minor(hold.remaining_minor, hold.fee_bps))
 

@@ -98,17 +98,15 @@ def test_up_that_can_not_succeed_says_why_and_leaves_nothing_running(tmp_path: P
         "HOLDFAST_ENCRYPTION_KEY": base64.b64encode(bytes(32)).decode(),
     }
     installation = Installation(tmp_path, caller=caller)
-    with pytest.raises(LocalServiceError, match="holdfast (migrate|topology apply)") as refused:
+    with pytest.raises(LocalServiceError, match=r"holdfast (migrate|topology apply)") as refused:
         installation.up()
     assert "hidden" not in str(refused.value)
     assert find_running(installation.folders.record) is None
 
 
 def test_down_leaves_no_process(running: Running) -> None:
+    """Last in this file, because nothing runs after it."""
     folders = running.installation.folders
     running.installation.down()
-    try:
-        assert [path for path in folders.run.glob("*.pid.json") if find_running(path)] == []
-        assert process_states(folders) == {}
-    finally:
-        running.installation.up()
+    assert [path for path in folders.run.glob("*.pid.json") if find_running(path)] == []
+    assert process_states(folders) == {}

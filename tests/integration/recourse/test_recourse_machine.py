@@ -42,6 +42,7 @@ from workflow_support.events import (
 # Small, so that halves, ones and empty holds come up often.
 AMOUNTS = st.integers(1, 400)
 PICK = st.integers(0, 10**6)
+MOST_ORDERS = 3
 OPEN_AT_BANK = {"submitted", "unknown"}
 
 
@@ -147,10 +148,22 @@ class Recourse(RuleBasedStateMachine):
 
     # What shops and banks do.
 
-    @rule(amounts=st.lists(AMOUNTS, min_size=1, max_size=2))
-    def an_order_is_paid(self, amounts: list[int]) -> None:
+    # Few orders, so that much happens to each; most are confirmed, and some are nearly over at once.
+    @precondition(lambda self: len(self.orders) < MOST_ORDERS)
+    @rule(
+        amounts=st.lists(AMOUNTS, min_size=1, max_size=2),
+        so_far=st.sampled_from(["paid", "credited", "due", "released"]),
+    )
+    def an_order_is_paid(self, amounts: list[int], so_far: str) -> None:
         self._announce(order_data(splits=dict(zip(self.sellers, amounts, strict=False))))
+        if so_far != "paid":
+            self._credit(self.orders[-1].data)
+        if so_far in {"due", "released"}:
+            self.the_period_ends(-1)
+        if so_far == "released":
+            self.an_alarm_rings(-1, times=1)
 
+    @precondition(lambda self: len(self.orders) + len(self.unannounced) < MOST_ORDERS)
     @rule(amount=AMOUNTS)
     def money_comes_before_its_order(self, amount: int) -> None:
         data = order_data(splits={self.sellers[0]: amount})
