@@ -104,6 +104,7 @@ update_lists() {
     done
 }
 
+lists_are_new=''
 install_packages() (
     log=$local_folder/log/packages.log
     mkdir -p "$local_folder/log"
@@ -116,7 +117,7 @@ install_packages() (
     trap 'exit 143' TERM
     refuse_servers
     # Unsafe input and output: dpkg skips one fsync a file, which takes most of its time.
-    update_lists >"$log" 2>&1 &&
+    { [ -n "$lists_are_new" ] || update_lists; } >>"$log" 2>&1 &&
         apt install --yes --no-install-recommends -o Dpkg::Options::=--force-unsafe-io \
             -o Dpkg::Options::=--force-confold "$@" >>"$log" 2>&1 </dev/null
 )
@@ -180,27 +181,38 @@ mkdir -p "$local_folder"
 exec 9<"$local_folder"
 flock 9
 
+install_or_fail() {
+    local from=$SECONDS
+    say "installing Debian packages: $*"
+    if ! install_packages "$@"; then
+        tail -n 5 "$local_folder/log/packages.log" >&2
+        if [ -n "$broker_missing$database_missing" ]; then fail "$no_servers (apt failed)"; fi
+        fail "apt failed, see .local/log/packages.log"
+    fi
+    lists_are_new=1
+    say "Debian packages installed ($((SECONDS - from)) s): $*"
+}
+
+rm -f "$local_folder/log/packages.log"
 python=$(find_python) || python=''
 if needs_venv && [ -z "$python" ]; then
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
         fail "no Python 3.11 or newer that can make virtual environments: install python3-venv"
     fi
-    missing+=(python3-venv)
-fi
-
-if [ ${#missing[@]} -gt 0 ]; then
-    from=$SECONDS
-    say "installing Debian packages: ${missing[*]}"
-    if ! install_packages "${missing[@]}"; then
-        tail -n 5 "$local_folder/log/packages.log" >&2
-        if [ -n "$broker_missing$database_missing" ]; then fail "$no_servers (apt failed)"; fi
-        fail "apt failed, see .local/log/packages.log"
-    fi
-    say "Debian packages installed ($((SECONDS - from)) s)"
+    install_or_fail python3-venv
     python=$(find_python) || fail "Python still can't make virtual environments"
 fi
 
+# Both take long, and neither needs the other. apt stays in the foreground, where Ctrl-C reaches it.
+python_packages=''
 if needs_venv || ! is_installed "$lock"; then
     say "installing Python packages from $lock"
-    install_python_packages "$lock"
+    install_python_packages "$lock" &
+    python_packages=$!
+    trap 'kill "$python_packages" 2>/dev/null || true' EXIT
+fi
+if [ ${#missing[@]} -gt 0 ]; then install_or_fail "${missing[@]}"; fi
+if [ -n "$python_packages" ]; then
+    wait "$python_packages"
+    trap - EXIT
 fi

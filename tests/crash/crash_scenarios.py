@@ -87,8 +87,7 @@ def an_alarm_was_lost(site: Site, begin: Begin) -> None:
     site.purge(*[lane.queue_name for lane in period_lanes(1)])
     wait_until(
         lambda: site.value(
-            "SELECT release_at < clock_timestamp() - interval '1 second' FROM holds"
-            " WHERE order_id = :order",
+            "SELECT release_at < clock_timestamp() - interval '1 second' FROM holds WHERE order_id = :order",
             order=order["order_id"],
         ),
         what="the hold is overdue",
@@ -223,9 +222,7 @@ def strangers_and_nonsense(site: Site, begin: Begin) -> None:
     shop.hears("order.held", order_id=good["order_id"])
     kinds = {}
     for message in (forged, unrouted, poison):
-        wait_until(
-            lambda body=message.body: bool(_recorded(site, body)), what=f"it is recorded\n{site.log}"
-        )
+        wait_until(lambda body=message.body: bool(_recorded(site, body)), what=f"it is recorded\n{site.log}")
     site.come_to_rest()
     for name, message in (("forged", forged), ("unrouted", unrouted), ("poison", poison)):
         [kept] = _recorded(site, message.body)

@@ -32,6 +32,7 @@ from infra.rabbitmq import topology
 from infra.rabbitmq.messages import dead_letter_queue
 from infra.security.encryption import Vault
 from infra.security.signatures import Scheme, parse_ed25519_public
+from ledger.accounts import SELLER_KINDS
 from ops.store.deployment import ensure_day_length
 from ops.store.senders import Terms, ensure_bank, insert_shop
 
@@ -311,7 +312,9 @@ class Site:
         return self.rows(statement, **values)[0][0]
 
     def balance(self, seller: str) -> dict[str, int]:
-        return balance(self.engine, self.shop.id, seller)
+        """Return what is the seller's, by account; the shop's side of the same postings is left out."""
+        accounts = balance(self.engine, self.shop.id, seller)
+        return {account: minor for account, minor in accounts.items() if account in SELLER_KINDS}
 
     def come_to_rest(self) -> None:
         """Wait until nothing is on its way, then check every promise there is."""
@@ -382,9 +385,7 @@ def open_site(
     """Set up a site; some sellers have money that they can withdraw."""
     folder.mkdir()
     with database_engine(database_url) as engine:
-        site = Site(
-            broker_url=broker_url, database_url=database_url, engine=engine, bank=bank, folder=folder
-        )
+        site = Site(broker_url=broker_url, database_url=database_url, engine=engine, bank=bank, folder=folder)
         try:
             if sellers:
                 site.start()

@@ -5,6 +5,7 @@ The places are read from the code: a new step has its tests at once, and they fa
 it. Several sites work side by side, because most of the time is waiting for protection periods to pass.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -82,12 +83,16 @@ def runs(
         bank = BankAtEdge(nursery, folder, make_vhost())
         bank.start()
 
+        one_at_a_time = threading.Lock()
+
         def open_one() -> Site:
-            database = databases.create(template=migrated_template)
-            leaving.callback(databases.drop, database)
+            # Neither a template database nor the broker's own console takes two at once.
+            with one_at_a_time:
+                broker_url, database = make_vhost(), databases.create(template=migrated_template)
+                leaving.callback(databases.drop, database)
             return leaving.enter_context(
                 open_site(
-                    broker_url=make_vhost(),
+                    broker_url=broker_url,
                     database_url=databases.url(database),
                     bank=bank,
                     folder=Path(folder, database),

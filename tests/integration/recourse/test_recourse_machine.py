@@ -7,10 +7,10 @@ must be in its state; after every run the tests' own accountant reads all books.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeVar
 
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
@@ -18,7 +18,6 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -112,7 +111,29 @@ class AtBank:
     order: Order | None = None
 
 
+Method = TypeVar("Method", bound=Callable[..., None])
+# Name of the method, when it can happen, what it needs; in a list as often as it should come up.
+_STEPS: list[tuple[str, Callable[[Any], object], dict[str, st.SearchStrategy[Any]]]] = []
+
+
+def step(
+    *, when: Callable[[Any], object] = lambda _: True, often: int = 1, **needs: st.SearchStrategy[Any]
+) -> Callable[[Method], Method]:
+    def note(method: Method) -> Method:
+        _STEPS.extend([(method.__name__, when, needs)] * often)
+        return method
+
+    return note
+
+
 class Recourse(RuleBasedStateMachine):
+    """
+    One rule chooses among all steps.
+
+    With a rule each, Hypothesis would leave out a random half of them in every run, and hardly any would
+    get as far as a credit that goes and comes again.
+    """
+
     engine: Engine
 
     def __init__(self) -> None:
@@ -134,11 +155,11 @@ class Recourse(RuleBasedStateMachine):
         self.sent: list[tuple[str, Any]] = []
         self.house_before = self._house()
 
-    @initialize(funding=st.sampled_from(["confirmed", "announced"]), fee_bps=st.integers(0, 10_000))
-    def begin(self, funding: str, fee_bps: int) -> None:
+    @initialize(funding=st.sampled_from(["confirmed", "announced"]))
+    def begin(self, funding: str) -> None:
         self.announced = funding == "announced"
-        self.fee_bps = fee_bps
-        self.shop = self.desk.a_shop(funding=funding, fee_bps=fee_bps)
+        self.fee_bps = 0
+        self.shop = self.desk.a_shop(funding=funding)
         self.platform = self.desk.platform(self.shop)
         self.sellers = [self.desk.a_seller(self.platform) for _ in range(2)]
 
@@ -146,42 +167,46 @@ class Recourse(RuleBasedStateMachine):
         self.desk.close()
         assert what_is_wrong(self.engine) == {}
 
+    @rule(data=st.data())
+    def something_happens(self, data: st.DataObject) -> None:
+        possible = [step_ for step_ in _STEPS if step_[1](self)]
+        name, _, needs = data.draw(st.sampled_from(possible), label="step")
+        getattr(self, name)(**{need: data.draw(needs[need], label=need) for need in needs})
+
     # What shops and banks do.
 
     # Few orders, so that much happens to each; most are confirmed, and some are nearly over at once.
-    @precondition(lambda self: len(self.orders) < MOST_ORDERS)
-    @rule(
+    @step(
+        when=lambda self: len(self.orders) < MOST_ORDERS,
         amounts=st.lists(AMOUNTS, min_size=1, max_size=2),
         so_far=st.sampled_from(["paid", "credited", "due", "released"]),
+        fee_bps=st.integers(0, 10_000),
     )
-    def an_order_is_paid(self, amounts: list[int], so_far: str) -> None:
+    def an_order_is_paid(self, amounts: list[int], so_far: str, fee_bps: int) -> None:
+        """On terms that the shop has just agreed; orders of before keep theirs."""
+        self.fee_bps = fee_bps
+        self.desk.execute("UPDATE shops SET fee_bps = :fee WHERE shop_id = :s", fee=fee_bps, s=self.shop)
         self._announce(order_data(splits=dict(zip(self.sellers, amounts, strict=False))))
         if so_far != "paid":
             self._credit(self.orders[-1].data)
         if so_far in {"due", "released"}:
-            self.the_period_ends(-1)
-        if so_far == "released":
-            self.an_alarm_rings(-1, times=1)
+            self.time_passes(-1, rings=int(so_far == "released"), all_ring=False)
 
-    @precondition(lambda self: len(self.orders) + len(self.unannounced) < MOST_ORDERS)
-    @rule(amount=AMOUNTS)
+    @step(when=lambda self: len(self.orders) + len(self.unannounced) < MOST_ORDERS, amount=AMOUNTS)
     def money_comes_before_its_order(self, amount: int) -> None:
         data = order_data(splits={self.sellers[0]: amount})
         self.unannounced.append(data)
         self._credit(data)
 
-    @precondition(lambda self: self.unannounced)
-    @rule()
+    @step(when=lambda self: self.unannounced)
     def the_order_of_early_money_is_paid(self) -> None:
         self._announce(self.unannounced.pop())
 
-    @precondition(lambda self: self.orders)
-    @rule(pick=PICK)
+    @step(when=lambda self: self.orders, pick=PICK)
     def the_bank_credits(self, pick: int) -> None:
         self._credit(self._order(pick).data)
 
-    @precondition(lambda self: self.orders or self.unannounced)
-    @rule(pick=PICK)
+    @step(when=lambda self: self.orders or self.unannounced, pick=PICK)
     def the_bank_takes_back(self, pick: int) -> None:
         known = [order.data for order in self.orders] + self.unannounced
         data = known[pick % len(known)]
@@ -197,50 +222,43 @@ class Recourse(RuleBasedStateMachine):
         else:
             self.early_debits[reference] += 1
 
-    @rule(fee_bps=st.integers(0, 10_000))
-    def the_shop_agrees_other_terms(self, fee_bps: int) -> None:
-        self.fee_bps = fee_bps
-        self.desk.execute("UPDATE shops SET fee_bps = :fee WHERE shop_id = :s", fee=fee_bps, s=self.shop)
-
-    @precondition(lambda self: self.sent)
-    @rule(pick=PICK)
+    @step(when=lambda self: self.sent, pick=PICK)
     def a_message_comes_again(self, pick: int) -> None:
         how, event = self.sent[pick % len(self.sent)]
         getattr(self.desk, how)(event)
 
     # Time.
 
-    @precondition(lambda self: self.orders)
-    @rule(pick=PICK)
-    def the_period_ends(self, pick: int) -> None:
+    @step(
+        when=lambda self: self.orders,
+        pick=PICK,
+        ends=st.booleans(),
+        rings=st.integers(0, 2),
+        all_ring=st.booleans(),
+    )
+    def time_passes(self, pick: int, rings: int, *, ends: bool = True, all_ring: bool) -> None:
+        """A period ends or not; its alarm rings early, in time, twice or not at all; so may all others."""
         order = self._order(pick)
-        self.desk.pass_protection(self.shop, order.data["order_id"])
-        order.due = True
-
-    @precondition(lambda self: self.orders)
-    @rule(pick=PICK, times=st.integers(1, 2))
-    def an_alarm_rings(self, pick: int, times: int) -> None:
-        order = self._order(pick)
+        if ends:
+            self.desk.pass_protection(self.shop, order.data["order_id"])
+            order.due = True
         rows = self.desk.execute(
             "SELECT hold_id FROM holds WHERE (shop_id, order_id) = (:shop, :order)",
             shop=self.shop,
             order=order.data["order_id"],
         )
-        for _ in range(times):
+        for _ in range(rings):
             self.desk.release(*[row.hold_id for row in rows])
-        self._release_due(order)
-
-    @rule()
-    def every_alarm_that_was_set_rings(self) -> None:
-        self.desk.ring_alarms("release_hold")
-        self.desk.ring_alarms("match_credits")
-        for order in self.orders:
             self._release_due(order)
+        if all_ring:
+            self.desk.ring_alarms("release_hold")
+            self.desk.ring_alarms("match_credits")
+            for each in self.orders:
+                self._release_due(each)
 
     # Recourse.
 
-    @precondition(lambda self: self.orders)
-    @rule(pick=PICK, whom=st.sampled_from(["all", "first", "last"]))
+    @step(when=lambda self: self.orders, pick=PICK, whom=st.sampled_from(["all", "first", "last"]))
     def a_dispute_is_opened(self, pick: int, whom: str) -> None:
         order, dispute_id = self._order(pick), fresh("d")
         sellers = list(order.holds)
@@ -256,8 +274,11 @@ class Recourse(RuleBasedStateMachine):
         assert _types(told)["dispute.accepted"] == bool(frozen)
         assert _types(told)["hold.frozen"] == len(frozen)
 
-    @precondition(lambda self: self.disputes)
-    @rule(pick=PICK, amounts=st.lists(st.none() | st.just(-1) | AMOUNTS, min_size=2, max_size=2))
+    @step(
+        when=lambda self: self.disputes,
+        pick=PICK,
+        amounts=st.lists(st.none() | st.just(-1) | AMOUNTS, min_size=2, max_size=2),
+    )
     def a_dispute_is_resolved(self, pick: int, amounts: list[int | None]) -> None:
         """None gives that seller's part to the seller, -1 to the buyer, a number divides it."""
         dispute_id = sorted(self.disputes)[pick % len(self.disputes)]
@@ -280,8 +301,11 @@ class Recourse(RuleBasedStateMachine):
                 hold.state = "held"
         self._release_due(order, sellers)
 
-    @precondition(lambda self: self.orders)
-    @rule(pick=PICK, amounts=st.lists(st.none() | st.just(-1) | AMOUNTS, min_size=2, max_size=2))
+    @step(
+        when=lambda self: self.orders,
+        pick=PICK,
+        amounts=st.lists(st.none() | st.just(-1) | AMOUNTS, min_size=2, max_size=2),
+    )
     def a_refund_is_requested(self, pick: int, amounts: list[int | None]) -> None:
         order, refund_id = self._order(pick), fresh("r")
         refunds = self._asked(order, set(order.holds), amounts)
@@ -296,7 +320,7 @@ class Recourse(RuleBasedStateMachine):
 
     # Sellers, and the bank's word.
 
-    @rule(pick=PICK, amount=AMOUNTS)
+    @step(pick=PICK, amount=AMOUNTS)
     def a_seller_withdraws(self, pick: int, amount: int) -> None:
         seller, withdrawal_id = self.sellers[pick % 2], fresh("w")
         told = self._send(
@@ -314,25 +338,25 @@ class Recourse(RuleBasedStateMachine):
             payout = self.payouts[withdrawal_id] = AtBank({seller: amount}, end_to_end_id)
             self._submitted(payout)
 
-    @rule(mood=st.sampled_from(["settle", "reject", "accept", "accept in silence", "lose"]))
-    def the_bank_changes_its_mood(self, mood: str) -> None:
+    @step(
+        mood=st.sampled_from(["settle", "reject", "accept", "accept in silence", "lose"]),
+        decided=st.none() | st.sampled_from([BankWord.SETTLED, BankWord.REJECTED]),
+        is_asked=st.booleans(),
+    )
+    def the_bank_thinks(self, mood: str, decided: BankWord | None, *, is_asked: bool) -> None:
+        """It may decide what it has, be asked about it, and will answer in another mood from here on."""
         self.bank.mood = mood
+        if decided is not None:
+            for id_ in [id_ for id_, word in self.bank.words.items() if word is BankWord.PENDING]:
+                self.bank.words[id_] = decided
+        if is_asked:
+            self.desk.ring_alarms("check_refund")
+            self.desk.ring_alarms("check_transfer")
+            for instruction in [*self.refunds.values(), *self.payouts.values()]:
+                if instruction.state in OPEN_AT_BANK:
+                    self._asked_for(instruction)
 
-    @rule(word=st.sampled_from([BankWord.SETTLED, BankWord.REJECTED]), pick=PICK)
-    def the_bank_decides(self, word: BankWord, pick: int) -> None:
-        pending = sorted(id_ for id_, known in self.bank.words.items() if known is BankWord.PENDING)
-        if pending:
-            self.bank.words[pending[pick % len(pending)]] = word
-
-    @rule()
-    def the_bank_is_asked(self) -> None:
-        self.desk.ring_alarms("check_refund")
-        self.desk.ring_alarms("check_transfer")
-        for instruction in [*self.refunds.values(), *self.payouts.values()]:
-            if instruction.state in OPEN_AT_BANK:
-                self._asked_for(instruction)
-
-    @rule(pick=PICK)
+    @step(pick=PICK)
     def a_settled_transfer_comes_back(self, pick: int) -> None:
         settled = [
             at_bank

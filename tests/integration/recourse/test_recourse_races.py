@@ -156,8 +156,14 @@ def test_the_same_dispute_at_two_workers_is_opened_once(desk: Desk, race: Race) 
     opened = [dispute_opened(shop, order, dispute_id=dispute_id) for _ in range(2)]
     race(order, *[lambda event=event: desk.receive_recourse(event) for event in opened])
     assert len({told.event_id for told in desk.told if told.type == "dispute.accepted"}) == 1
-    assert desk.value("SELECT count(*) FROM dispute_holds AS f JOIN disputes AS d USING (dispute_key)"
-                      " WHERE d.dispute_id = :id", id=dispute_id) == 1
+    assert (
+        desk.value(
+            "SELECT count(*) FROM dispute_holds AS f JOIN disputes AS d USING (dispute_key)"
+            " WHERE d.dispute_id = :id",
+            id=dispute_id,
+        )
+        == 1
+    )
 
 
 def test_a_refund_beside_a_resolution_for_the_buyer_gives_back_each_cent_once(desk: Desk, race: Race) -> None:

@@ -206,13 +206,13 @@ def test_a_refund_of_an_unconfirmed_order_waits_for_the_credit(desk: Desk, fundi
     assert refund_state(desk, refund_id) == "settled"
 
 
-@pytest.mark.parametrize("when", ["early", "due"])
+@pytest.mark.parametrize("when", ["early", "due", "unfunded"])
 @pytest.mark.parametrize("state", ["released", "refunded"])
 def test_an_alarm_leaves_a_closed_hold_alone(desk: Desk, state: str, when: str) -> None:
     """A released hold's alarm is late or a second one: it was not released before its time."""
-    shop = desk.a_shop()
-    order, _ = hold_that_is(desk, shop, state)
-    if (when, state) == ("due", "refunded"):
+    shop = desk.a_shop(funding="announced")
+    order, _ = hold_that_is(desk, shop, state, funded=when != "unfunded")
+    if when != "early" and state == "refunded":
         due(desk, shop, order)
     before = balance(desk.engine, shop, SELLER)
     [hold] = desk.execute("SELECT hold_id FROM holds WHERE order_id = :order", order=order["order_id"])

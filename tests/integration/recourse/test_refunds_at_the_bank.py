@@ -104,9 +104,7 @@ def test_a_second_submit_command_asks_and_does_not_send(desk_with: DeskWith) -> 
     desk = desk_with(bank)
     _, _, refund_id = a_refund(desk)
     key = desk.value("SELECT refund_key FROM refunds WHERE refund_id = :id", id=refund_id)
-    refunds.submit_refunds(
-        desk.steps, [SubmitRefund(refund_keys=(key, key))], tools=desk.transfer_tools
-    )
+    refunds.submit_refunds(desk.steps, [SubmitRefund(refund_keys=(key, key))], tools=desk.transfer_tools)
     assert (len(bank.submitted), len(bank.asked)) == (1, 1)
 
 
@@ -208,8 +206,7 @@ def test_the_sweep_finds_a_refund_whose_command_was_lost(
     desk.receive_recourse(refund_requested(shop, order, {SELLER: 4_000}, refund_id=refund_id))
     desk.commands.clear()
     desk.execute(
-        "UPDATE refunds SET state = :state, touched_at = touched_at - interval '1 day'"
-        " WHERE refund_id = :id",
+        "UPDATE refunds SET state = :state, touched_at = touched_at - interval '1 day' WHERE refund_id = :id",
         state=state,
         id=refund_id,
     )
@@ -217,3 +214,13 @@ def test_the_sweep_finds_a_refund_whose_command_was_lost(
     desk.run()
     assert refund_state(desk, refund_id) == "settled"
     assert len(bank.submitted) == (state == "ready")
+
+
+def test_a_chargeback_after_a_settled_refund_leaves_it_settled(desk_with: DeskWith) -> None:
+    """The buyer has been paid twice; what the hold does not cover any more shows in `incoming`."""
+    desk = desk_with(ScriptedBank(submit=[SETTLED]))
+    shop, order, refund_id = a_refund(desk)
+    charged_back(desk, order)
+    assert (refund_state(desk, refund_id), refundable(desk, shop)) == ("settled", 0)
+    assert balance(desk.engine, shop)["incoming"] == -10_000
+    assert balance(desk.engine, shop, SELLER)["held"] == 6_000

@@ -16,7 +16,7 @@ def rows_below(heading: str) -> list[list[str]]:
     return [[cell.strip().strip("`") for cell in line.split("|")] for line in table]
 
 
-def test_page_lists_every_account_with_its_owner_and_side():
+def test_page_lists_every_account_with_its_owner_and_side() -> None:
     listed = {row[0]: (row[1], row[2]) for row in rows_below("## The chart of accounts")}
     assert listed == {
         kind.value: (
@@ -27,7 +27,7 @@ def test_page_lists_every_account_with_its_owner_and_side():
     }
 
 
-def test_page_lists_every_kind_of_posting_once_with_its_two_accounts():
+def test_page_lists_every_kind_of_posting_once_with_its_two_accounts() -> None:
     rows = rows_below("## The kinds of posting")
     assert [row[0] for row in rows] == [kind.value for kind in ACCOUNTS_OF]
     assert {row[0]: (row[1], row[2]) for row in rows} == {
@@ -35,5 +35,5 @@ def test_page_lists_every_kind_of_posting_once_with_its_two_accounts():
     }
 
 
-def test_every_kind_of_posting_on_the_page_says_its_cause_and_when():
+def test_every_kind_of_posting_on_the_page_says_its_cause_and_when() -> None:
     assert all(len(row) == 5 and row[3] and row[4] for row in rows_below("## The kinds of posting"))

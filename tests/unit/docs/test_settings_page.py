@@ -30,5 +30,5 @@ def defaults_in_code() -> list[tuple[str, str]]:
     return listed
 
 
-def test_page_lists_every_setting_once_with_its_default():
+def test_page_lists_every_setting_once_with_its_default() -> None:
     assert listed_defaults() == defaults_in_code()

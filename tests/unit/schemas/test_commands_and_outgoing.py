@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from schemas.commands import (
     COMMANDS,
     MAX_IDS,
+    CheckRefund,
     CheckTransfer,
     CollectReturns,
     Command,
@@ -25,9 +26,12 @@ from schemas.reasons import Reason
 
 ID = "0193587a-0000-7000-8000-000000000001"
 
+# A field that names rows: by their id, or a refund by its key, since its id is the shop's own.
+_OF_ROWS = ("_ids", "_keys")
+
 
 def _a_command(kind: type[Command]) -> Command:
-    fields: dict[str, Any] = {name: (UUID(ID),) for name in kind.model_fields if name.endswith("_ids")}
+    fields: dict[str, Any] = {name: (UUID(ID),) for name in kind.model_fields if name.endswith(_OF_ROWS)}
     return kind(**fields)
 
 
@@ -39,7 +43,7 @@ def test_a_command_is_read_as_it_was_written(kind: type[Command]) -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in COMMANDS.values() if kind is not CollectReturns])
 def test_a_command_carries_one_to_512_ids(kind: type[Command]) -> None:
-    (name,) = [name for name in kind.model_fields if name.endswith("_ids")]
+    (name,) = [name for name in kind.model_fields if name.endswith(_OF_ROWS)]
     most = json.dumps({name: [str(uuid4()) for _ in range(MAX_IDS)]}).encode()
     assert len(getattr(decode_command(kind, most), name)) == MAX_IDS
     for count in (0, MAX_IDS + 1):
@@ -98,7 +102,10 @@ def test_a_command_carries_ids_of_rows_and_nothing_that_could_decide() -> None:
     """Who forges a command can do nothing that the rows do not already allow."""
     for kind in COMMANDS.values():
         for name in kind.model_fields:
-            assert name.endswith("_ids") or (kind, name) == (CheckTransfer, "tries")
+            assert name.endswith(_OF_ROWS) or (kind, name) in {
+                (CheckTransfer, "tries"),
+                (CheckRefund, "tries"),
+            }
 
 
 def test_each_command_and_each_event_stands_under_its_own_name() -> None:

@@ -1,0 +1,96 @@
+"""Ids that a replay makes again, and postings that are balanced by construction."""
+
+import time
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ledger.accounts import SELLER_KINDS
+from ledger.errors import InvalidPosting
+from ledger.ids import derive_id, key_id, new_id
+from ledger.postings import ACCOUNTS_OF, MAX_AMOUNT_MINOR, Posting, PostingKind
+
+parents = st.uuids(version=4)
+kinds = st.text(min_size=1, max_size=20)
+
+
+@given(kinds, parents)
+def test_a_derived_id_is_the_same_whenever_it_is_derived(kind: str, parent: UUID) -> None:
+    assert derive_id(kind, parent) == derive_id(kind, parent)
+
+
+@given(kinds, kinds, parents, parents)
+def test_another_kind_or_parent_is_another_id(kind: str, other: str, parent: UUID, stranger: UUID) -> None:
+    if kind != other:
+        assert derive_id(kind, parent) != derive_id(other, parent)
+    if parent != stranger:
+        assert derive_id(kind, parent) != derive_id(kind, stranger)
+
+
+@given(kinds, parents)
+def test_a_derived_id_is_a_uuid_v8_beside_its_parent(kind: str, parent: UUID) -> None:
+    child = derive_id(kind, parent)
+    assert (child.version, child.variant) == (8, "specified in RFC 4122")
+    assert child.bytes[:6] == parent.bytes[:6], "the time prefix keeps the rows of one payment together"
+
+
+def test_new_ids_are_uuid_v7_of_this_moment_and_never_repeat() -> None:
+    before = time.time_ns() // 1_000_000
+    made = [new_id() for _ in range(1_000)]
+    after = time.time_ns() // 1_000_000
+    assert {id_.version for id_ in made} == {7}
+    assert all(before <= int.from_bytes(id_.bytes[:6], "big") <= after for id_ in made)
+    assert len(set(made)) == len(made)
+
+
+def test_no_two_keys_collide_by_concatenation() -> None:
+    assert key_id("order", "ab", "c") != key_id("order", "a", "bc")
+    assert key_id("order", "a") != key_id("order", "a", "")
+
+
+@pytest.mark.parametrize("kind", PostingKind)
+def test_every_kind_of_posting_has_two_different_accounts(kind: PostingKind) -> None:
+    debit, credit = ACCOUNTS_OF[kind]
+    assert debit is not credit
+
+
+def a_posting(kind: PostingKind = PostingKind.HELD, **changes: Any) -> Posting:
+    needs_seller = SELLER_KINDS & set(ACCOUNTS_OF[kind])
+    values: dict[str, Any] = {
+        "cause_id": UUID(int=1),
+        "shop_id": "acme",
+        "seller_id": "s-1" if needs_seller else "",
+        "currency": "CNY",
+        "amount_minor": 1,
+    }
+    return Posting(kind, **(values | changes))
+
+
+@pytest.mark.parametrize("kind", PostingKind)
+def test_a_posting_id_follows_from_its_kind_and_cause_alone(kind: PostingKind) -> None:
+    assert a_posting(kind).posting_id == a_posting(kind, amount_minor=2).posting_id
+    assert a_posting(kind).posting_id != a_posting(kind, cause_id=UUID(int=2)).posting_id
+
+
+@pytest.mark.parametrize("amount", [0, -1, MAX_AMOUNT_MINOR + 1, True, 1.0, "1", None])
+def test_no_other_amount_than_an_integer_in_range_is_posted(amount: object) -> None:
+    with pytest.raises(InvalidPosting):
+        a_posting(amount_minor=amount)
+
+
+@pytest.mark.parametrize("amount", [1, MAX_AMOUNT_MINOR])
+def test_both_ends_of_the_range_are_posted(amount: int) -> None:
+    assert a_posting(amount_minor=amount).amount_minor == amount
+
+
+@pytest.mark.parametrize("kind", PostingKind)
+def test_money_of_a_seller_names_the_seller(kind: PostingKind) -> None:
+    if SELLER_KINDS & set(ACCOUNTS_OF[kind]):
+        with pytest.raises(InvalidPosting, match="needs a seller"):
+            a_posting(kind, seller_id="")
+    else:
+        with pytest.raises(InvalidPosting, match="has no seller"):
+            a_posting(kind, seller_id="s-1")

@@ -1,0 +1,173 @@
+"""Passwords, withdrawals and the bank's word, as full tables."""
+
+import itertools
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from ledger.postings import ACCOUNTS_OF, PostingKind
+from schemas.reasons import Reason
+from workers.payout.decisions import (
+    OPEN_STATES,
+    Count,
+    Proceed,
+    Refused,
+    Reserve,
+    TransferState,
+    check_delay_ms,
+    decide_count,
+    decide_request,
+    decide_transfer,
+    decide_withdrawal,
+)
+from workers.payout.transfers import BankWord, TransferAnswer
+
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+
+
+def reason_of(decision: object) -> Reason | None:
+    return decision.reason if isinstance(decision, Refused) else None
+
+
+# The order of refusals in the contract: shop_suspended, unknown_…, locked, and then all others.
+_REFUSALS = (
+    Reason.SHOP_SUSPENDED,
+    Reason.UNKNOWN_SELLER,
+    Reason.UNKNOWN_DESTINATION,
+    Reason.LOCKED,
+    Reason.INVALID_DATA,
+)
+
+
+@pytest.mark.parametrize("wrong", itertools.product([False, True], repeat=5))
+def test_of_several_refusals_the_first_in_the_contracts_order_is_told(wrong: tuple[bool, ...]) -> None:
+    suspended, no_seller, no_destination, locked, bad_seal = wrong
+    decision = decide_request(
+        shop_active=not suspended,
+        seller_known=not no_seller,
+        destination_known=not no_destination,
+        locked=locked,
+        sealed_problem="sealed.amount: differs" if bad_seal else None,
+    )
+    expected = next((reason for reason, is_wrong in zip(_REFUSALS, wrong, strict=True) if is_wrong), None)
+    assert reason_of(decision) is expected
+    assert isinstance(decision, Proceed) == (expected is None)
+
+
+def count(failures: int, *, until: datetime | None = None, for_good: bool = False) -> Count | Refused:
+    return decide_count(failed_attempts=failures, locked_until=until, locked_by_failures=for_good, now=NOON)
+
+
+_LOCK_AT = {5: NOON + timedelta(minutes=15), 10: NOON + timedelta(hours=24)}
+
+
+@pytest.mark.parametrize("failures", range(20))
+def test_each_attempt_counts_and_the_fifth_tenth_and_fifteenth_lock(failures: int) -> None:
+    made = failures + 1
+    assert count(failures) == Count(made, _LOCK_AT.get(made), locked_for_good=made >= 15)
+
+
+def test_no_guess_is_taken_while_locked_to_the_last_microsecond() -> None:
+    assert reason_of(count(5, until=NOON + MICROSECOND)) is Reason.LOCKED
+    assert isinstance(count(5, until=NOON), Count)
+    assert reason_of(count(15, until=NOON, for_good=True)) is Reason.LOCKED
+
+
+def test_a_lock_that_is_over_is_not_renewed_by_the_next_attempt() -> None:
+    over = NOON - timedelta(hours=1)
+    assert count(5, until=over) == Count(6, over, locked_for_good=False)
+
+
+@pytest.mark.parametrize(
+    ("password_ok", "amount", "available", "reason"),
+    [
+        (True, 1, 1, None),
+        (True, 1, 2, None),
+        (True, 2, 1, Reason.INSUFFICIENT_FUNDS),
+        (True, 1, 0, Reason.INSUFFICIENT_FUNDS),
+        (True, 10**15, 10**30, None),
+        (False, 1, 1, Reason.WRONG_PASSWORD),
+        # Whoever guesses learns nothing about the balance.
+        (False, 2, 1, Reason.WRONG_PASSWORD),
+    ],
+)
+def test_who_may_withdraw(
+    password_ok: bool,
+    amount: int,
+    available: int,
+    reason: Reason | None,
+) -> None:
+    decision = decide_withdrawal(password_ok=password_ok, amount_minor=amount, available_minor=available)
+    assert reason_of(decision) is reason
+    assert isinstance(decision, Reserve) == (reason is None)
+
+
+_S, _W, _P = TransferState, BankWord, PostingKind
+_SUBMITTED, _SETTLED = "payout.submitted", "payout.settled"
+_FAILED, _RETURNED = "payout.failed", "payout.returned"
+# What the bank's word makes of a transfer; what is not here changes nothing.
+_CHANGES = {
+    **{
+        (state, word): change
+        for state in (_S.READY, _S.SENDING, _S.UNKNOWN)
+        for word, change in {
+            _W.PENDING: (_S.SUBMITTED, (), (_SUBMITTED,)),
+            _W.SETTLED: (_S.SETTLED, (_P.PAYOUT_SETTLED,), (_SUBMITTED, _SETTLED)),
+        }.items()
+    },
+    (_S.SUBMITTED, _W.SETTLED): (_S.SETTLED, (_P.PAYOUT_SETTLED,), (_SETTLED,)),
+    **{(state, _W.REJECTED): (_S.FAILED, (_P.PAYOUT_FAILED,), (_FAILED,)) for state in OPEN_STATES},
+    **{
+        (state, _W.RETURNED): (
+            _S.RETURNED,
+            (_P.PAYOUT_SETTLED, _P.PAYOUT_RETURNED),
+            (_SUBMITTED, _SETTLED, _RETURNED),
+        )
+        for state in OPEN_STATES
+    },
+    (_S.SENDING, _W.UNKNOWN): (_S.UNKNOWN, (), ()),
+    (_S.SENDING, _W.NEVER_SEEN): (_S.UNKNOWN, (), ()),
+    (_S.SETTLED, _W.RETURNED): (_S.RETURNED, (_P.PAYOUT_RETURNED,), (_RETURNED,)),
+}
+
+
+@pytest.mark.parametrize("word", BankWord)
+@pytest.mark.parametrize("state", TransferState)
+def test_every_word_of_the_bank_in_every_state(state: TransferState, word: BankWord) -> None:
+    change = decide_transfer(state, TransferAnswer(word))
+    expected = _CHANGES.get((state, word))
+    assert (change and (change.state, change.postings, change.events)) == expected
+
+
+@pytest.mark.parametrize("word", [BankWord.UNKNOWN, BankWord.NEVER_SEEN, BankWord.PENDING])
+@pytest.mark.parametrize("state", TransferState)
+def test_silence_moves_no_money(state: TransferState, word: BankWord) -> None:
+    change = decide_transfer(state, TransferAnswer(word))
+    assert change is None or change.postings == ()
+
+
+@pytest.mark.parametrize("words", itertools.product(BankWord, repeat=3))
+def test_whatever_the_bank_says_in_a_row_the_money_ends_in_one_place(words: tuple[BankWord, ...]) -> None:
+    state, accounts = TransferState.SENDING, {"in_payout": 1, "available": 0, "bank_cash": 0}
+    for word in words:
+        change = decide_transfer(state, TransferAnswer(word))
+        if change is None:
+            continue
+        state = change.state
+        for kind in change.postings:
+            debit, credit = ACCOUNTS_OF[kind]
+            accounts[debit] -= 1
+            accounts[credit] += 1
+    where = {
+        TransferState.SETTLED: "bank_cash",
+        TransferState.FAILED: "available",
+        TransferState.RETURNED: "available",
+    }.get(state, "in_payout")
+    assert accounts == {"in_payout": 0, "available": 0, "bank_cash": 0} | {where: 1}
+
+
+def test_the_bank_is_asked_soon_at_first_and_never_less_than_hourly() -> None:
+    delays = [check_delay_ms(tries) for tries in range(1_000)]
+    assert delays == sorted(delays)
+    assert (delays[0], delays[-1]) == (1_000, 3_600_000)
