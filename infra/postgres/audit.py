@@ -543,16 +543,29 @@ _REFUNDS_ADD_UP = f"""
     ) AS parts ON parts.refund_key = r.refund_key
 """
 
+# One whose credit has come again was given back in full: to the seller, or off what the seller owes.
 _CLAIMS_ADD_UP = f"""
     SELECT c.claim_id::text AS example,
            coalesce(booked.taken, 0) <> c.taken_minor
-           OR coalesce(booked.owed, 0) <> c.amount_minor - c.taken_minor AS broken
+           OR coalesce(booked.owed, 0) <> c.amount_minor - c.taken_minor
+           OR coalesce(booked.fee, 0) <> c.fee_minor
+           OR coalesce(booked.given_back, 0) <> CASE WHEN c.returned_at IS NULL THEN 0 ELSE c.amount_minor END
+           OR coalesce(booked.fee_restored, 0) <> CASE WHEN c.returned_at IS NULL THEN 0 ELSE c.fee_minor END
+           AS broken
     FROM claims AS c
     LEFT JOIN (
         SELECT cause_id,
                sum(amount_minor) FILTER (WHERE kind = '{PostingKind.CLAIM_TAKEN}') AS taken,
-               sum(amount_minor) FILTER (WHERE kind = '{PostingKind.CLAIM_OWED}') AS owed
-        FROM postings WHERE kind IN ('{PostingKind.CLAIM_TAKEN}', '{PostingKind.CLAIM_OWED}')
+               sum(amount_minor) FILTER (WHERE kind = '{PostingKind.CLAIM_OWED}') AS owed,
+               sum(amount_minor) FILTER (WHERE kind = '{PostingKind.FEE_RETURNED}') AS fee,
+               sum(amount_minor) FILTER (
+                   WHERE kind IN ('{PostingKind.CLAIM_RETURNED}', '{PostingKind.CLAIM_WAIVED}')
+               ) AS given_back,
+               sum(amount_minor) FILTER (WHERE kind = '{PostingKind.FEE_RESTORED}') AS fee_restored
+        FROM postings
+        WHERE kind IN ('{PostingKind.CLAIM_TAKEN}', '{PostingKind.CLAIM_OWED}', '{PostingKind.FEE_RETURNED}',
+                       '{PostingKind.CLAIM_RETURNED}', '{PostingKind.CLAIM_WAIVED}',
+                       '{PostingKind.FEE_RESTORED}')
         GROUP BY cause_id
     ) AS booked ON booked.cause_id = c.claim_id
 """
@@ -682,14 +695,20 @@ _TRANSFERS_ARE_ASKED_FOR = f"""
        OR (r.state = 'waiting' AND p.funded_at IS NOT NULL)
 """
 
+# A released hold has one standing claim while the bank has its money, and none once the credit came again.
 _CHARGE_BACKS_ARE_CLAIMED = f"""
     SELECT 'hold ' || h.hold_id AS example,
-           lost.booked_at < clock_timestamp() - {_BOUND} AND NOT EXISTS (
-               SELECT FROM claims AS c WHERE c.cause = 'chargeback' AND c.hold_id = h.hold_id) AS broken
-    FROM bank_debits AS d
-    JOIN postings AS lost ON lost.cause_id = d.debit_id AND lost.kind = '{PostingKind.PAYMENT_UNFUNDED}'
-    JOIN holds AS h ON h.payment_id = d.payment_id AND h.state = 'released'
-    WHERE h.released_at <= lost.booked_at AND h.amount_minor - h.refunded_minor - h.fee_minor > 0
+           CASE WHEN p.funded_at IS NULL
+               THEN p.charged_back_at < clock_timestamp() - {_BOUND} AND standing.claims <> 1
+               ELSE p.funded_at < clock_timestamp() - {_BOUND} AND standing.claims <> 0
+           END AS broken
+    FROM payments AS p
+    JOIN holds AS h ON h.payment_id = p.payment_id AND h.state = 'released'
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS claims FROM claims AS c
+        WHERE c.hold_id = h.hold_id AND c.cause = 'chargeback' AND c.returned_at IS NULL
+    ) AS standing
+    WHERE EXISTS (SELECT FROM bank_debits AS d WHERE d.payment_id = p.payment_id)
 """
 
 CHECKS: Final[tuple[Check, ...]] = (

@@ -45,7 +45,6 @@ RICHES = 100_000
 
 # What a dead process leaves behind is taken over within a second or two.
 SHORT_TIMES = {
-    "HOLDFAST_PROTECTION_DAY_SECONDS": str(DAY_SECONDS),
     "HOLDFAST_OUTBOX_GRACE_SECONDS": "0.5",
     "HOLDFAST_SWEEP_SECONDS": "0.5",
     "HOLDFAST_SWEEP_GRACE_SECONDS": "1",
@@ -85,11 +84,14 @@ class Nursery:
         self._names = itertools.count(1)
         threading.Thread(target=self._listen, name="nursery", daemon=True).start()
 
-    def start(self, name: str, environment: Mapping[str, str], log: Path) -> "Child":
+    def start(
+        self, name: str, environment: Mapping[str, str], log: Path, *, sabotage: str | None = None
+    ) -> "Child":
         if name != "bank":
             name = f"{name}-{next(self._names)}"
         started, ended = self._started[name], self._ended[name] = Future[int](), Future[int]()
-        line = json.dumps({"name": name, "environment": dict(environment), "log": str(log)}) + "\n"
+        order = {"name": name, "environment": dict(environment), "log": str(log), "sabotage": sabotage}
+        line = json.dumps(order) + "\n"
         with self._lock:
             assert self._program.stdin is not None
             self._program.stdin.write(line.encode())
@@ -171,9 +173,17 @@ class Site:
     """One broker and one database with one shop; used by one test after the other."""
 
     def __init__(
-        self, *, broker_url: str, database_url: str, engine: Engine, bank: BankAtEdge, folder: Path
+        self,
+        *,
+        broker_url: str,
+        database_url: str,
+        engine: Engine,
+        bank: BankAtEdge,
+        folder: Path,
+        day_seconds: int,
     ) -> None:
         self.broker_url = broker_url
+        self._day_seconds = day_seconds
         self.engine = engine
         self.bank = bank
         self._folder = folder
@@ -183,6 +193,7 @@ class Site:
             "HOLDFAST_BANK_URL": bank.url,
             "HOLDFAST_ENCRYPTION_KEY": ENCRYPTION_KEY,
             "HOLDFAST_READY_FILE": str(folder / "ready"),
+            "HOLDFAST_PROTECTION_DAY_SECONDS": str(day_seconds),
         }
         self._child: Child | None = None
         self.shop = self._set_up()
@@ -190,12 +201,12 @@ class Site:
         self._rich = (f"rich-{number}" for number in range(RICH_SELLERS))
 
     def _set_up(self) -> Shop:
-        topology.apply(self.broker_url, DAY_SECONDS)
+        topology.apply(self.broker_url, self._day_seconds)
         vault = Vault(ENCRYPTION_KEY)
         shop_id, key = fresh("shop"), Ed25519Key()
         topology.declare_shop_queue(self.broker_url, shop_id)
         with self.engine.begin() as connection:
-            ensure_day_length(connection, DAY_SECONDS)
+            ensure_day_length(connection, self._day_seconds)
             ensure_own_keys(connection, vault)
             insert_shop(connection, shop_id, Terms(3, "confirmed", FEE_BPS))
             ensure_bank(connection, "sim")
@@ -222,13 +233,13 @@ class Site:
 
     # The process.
 
-    def start(self, *, crash_at: str | None = None, **settings: str) -> Child:
-        """Start the process; settings as `sweep_seconds="3600"`."""
+    def start(self, *, crash_at: str | None = None, sabotage: str | None = None, **settings: str) -> Child:
+        """Start the process, or a spoiled one (sabotages.py); settings as `sweep_seconds="3600"`."""
         self._ready.unlink(missing_ok=True)
         environment = self.environment | {f"HOLDFAST_{k.upper()}": value for k, value in settings.items()}
         if crash_at is not None:
             environment[CRASH_AT_VARIABLE] = crash_at
-        self._child = self.bank.nursery.start("everything", environment, self._log)
+        self._child = self.bank.nursery.start("everything", environment, self._log, sabotage=sabotage)
         return self._child
 
     def start_to_die(self, crash_at: str, **settings: str) -> Child:
@@ -262,7 +273,17 @@ class Site:
     def log(self) -> str:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-30:])
 
+    def logged(self, *names: str) -> list[dict[str, Any]]:
+        """Return the lines that the process has logged under these names."""
+        lines = [line for line in self._log.read_text().splitlines() if line.startswith("{")]
+        return [line for line in map(json.loads, lines) if line["event"] in names]
+
     # The outside.
+
+    def reconnect(self) -> None:
+        """Let the outside connect to a broker that was away."""
+        self.shop.reconnect()
+        self._bank_line = Amqp(self.broker_url)
 
     def a_rich_seller(self) -> str:
         """Return a seller to whom `RICHES` was released, and who has not enrolled yet."""
@@ -362,6 +383,16 @@ class Site:
         wait_until(all_heard, what="the shop heard every event")
         assert {event.id for event in self.shop.received} <= ids()
 
+    def left_in(self, queue: str) -> int:
+        """Return what a queue holds once nobody consumes it: what was unacknowledged is back in it."""
+        with _channel(self.broker_url) as channel:
+
+            def state() -> Any:
+                return channel.queue_declare(queue, passive=True).method
+
+            wait_until(lambda: state().consumer_count == 0, what=f"{queue} has no consumer any more")
+            return int(state().message_count)
+
     def _depths(self, queues: list[str]) -> dict[str, int]:
         with _channel(self.broker_url) as channel:
             return {
@@ -380,12 +411,25 @@ def _channel(broker_url: str) -> Iterator[Any]:
 
 @contextmanager
 def open_site(
-    *, broker_url: str, database_url: str, bank: BankAtEdge, folder: Path, sellers: bool = True
+    *,
+    broker_url: str,
+    database_url: str,
+    bank: BankAtEdge,
+    folder: Path,
+    sellers: bool = True,
+    day_seconds: int = DAY_SECONDS,
 ) -> Iterator[Site]:
     """Set up a site; some sellers have money that they can withdraw."""
     folder.mkdir()
     with database_engine(database_url) as engine:
-        site = Site(broker_url=broker_url, database_url=database_url, engine=engine, bank=bank, folder=folder)
+        site = Site(
+            broker_url=broker_url,
+            database_url=database_url,
+            engine=engine,
+            bank=bank,
+            folder=folder,
+            day_seconds=day_seconds,
+        )
         try:
             if sellers:
                 site.start()

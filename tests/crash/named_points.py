@@ -58,7 +58,7 @@ def _begins_step(call: ast.Call) -> bool:
 def _take_reach(found: NamedPoints, call: ast.Call, path: Path, where: str) -> None:
     [argument] = call.args
     if path == STEP and isinstance(argument, ast.JoinedStr):
-        # f"{name}: <place>"
+        # A place of every step: the step's name comes first, then what stands in the text.
         place = argument.values[-1]
         assert isinstance(place, ast.Constant)
         found.places_of_a_step.append(str(place.value).removeprefix(": "))

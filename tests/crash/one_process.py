@@ -2,9 +2,9 @@
 All four workers in one process, started as often as a test wants within milliseconds.
 
 Run as a program it imports everything once, without starting a thread, and forks a worker process for
-every line of JSON on its standard input: `{"name", "environment", "log"}`. It answers `started <name>
-<pid>` and, when one has ended, `ended <name> <exit code>`. It ends, and its children with it, when its
-standard input does.
+every line of JSON on its standard input: `{"name", "environment", "log", "sabotage"}`. It answers
+`started <name> <pid>` and, when one has ended, `ended <name> <exit code>`. It ends, and its children with
+it, when its standard input does.
 """
 
 import importlib
@@ -15,6 +15,8 @@ import signal
 import sys
 import traceback
 from typing import Any
+
+import sabotages
 
 import infra.local.bank.server  # noqa: F401 - forked processes run it without importing anything
 from infra import crash_points
@@ -50,6 +52,8 @@ def _live(order: dict[str, Any]) -> int:
     os.environ.update(order["environment"])
     # It reads its variable at import, which was before this process was born.
     importlib.reload(crash_points)
+    if order["sabotage"] is not None:
+        getattr(sabotages, order["sabotage"])()
     if order["name"] == BANK:
         configure_logs(format_="json", process=BANK)
         return run_from_environment()

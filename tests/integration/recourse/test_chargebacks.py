@@ -16,10 +16,6 @@ from recourse_support import (
     the,
     types,
 )
-from schemas.commands import SettleClaims
-from workers.escrow import claims
-from workers.payment import handlers as payment
-from workers.relay.sweep import sweep
 from workflow_support.books import balance
 from workflow_support.desk import Desk
 from workflow_support.events import (
@@ -32,6 +28,11 @@ from workflow_support.events import (
     order_paid,
     refund_requested,
 )
+
+from schemas.commands import SettleClaims
+from workers.escrow import claims
+from workers.payment import handlers as payment
+from workers.relay.sweep import sweep
 
 HOUSE = "_house"
 

@@ -5,10 +5,11 @@ from uuid import UUID, uuid4
 import pytest
 from recourse_support import SELLER, held_order, owed_by, released_now, the
 from sqlalchemy.exc import IntegrityError
-from workers.escrow.claims import Claim, make_claims
 from workflow_support.books import balance
 from workflow_support.desk import Desk
 from workflow_support.events import fresh
+
+from workers.escrow.claims import Claim, make_claims
 
 
 def a_claim(

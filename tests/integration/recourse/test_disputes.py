@@ -16,9 +16,6 @@ from recourse_support import (
     the,
     types,
 )
-from workers.escrow.recourse_handlers import NotHeldYet
-from workers.payment import handlers as payment
-from workers.relay.sweep import report_stale_disputes
 from workflow_support.books import balance
 from workflow_support.desk import DAY_SECONDS, Desk
 from workflow_support.events import (
@@ -31,6 +28,10 @@ from workflow_support.events import (
     order_paid,
     refund_requested,
 )
+
+from workers.escrow.recourse_handlers import NotHeldYet
+from workers.payment import handlers as payment
+from workers.relay.sweep import report_stale_disputes
 
 TWO_SELLERS = {"a": 6_000, "b": 4_000}
 

@@ -24,9 +24,6 @@ from recourse_support import (
     types,
 )
 from sqlalchemy.exc import OperationalError
-from workers.escrow.claims import Claim, make_claims
-from workers.escrow.recourse_handlers import LostRace
-from workers.payment import handlers as payment
 from workflow_support.books import balance
 from workflow_support.desk import Desk
 from workflow_support.events import (
@@ -40,6 +37,10 @@ from workflow_support.events import (
     refund_requested,
 )
 from workflow_support.races import met_at_a_lock, side_by_side
+
+from workers.escrow.claims import Claim, make_claims
+from workers.escrow.recourse_handlers import LostRace
+from workers.payment import handlers as payment
 
 Act = Callable[[], Any]
 Race = Callable[..., None]

@@ -14,8 +14,6 @@ from recourse_support import (
     the,
     types,
 )
-from workers.escrow.recourse_handlers import NotHeldYet
-from workers.payment import handlers as payment
 from workflow_support.books import balance
 from workflow_support.desk import Desk
 from workflow_support.events import (
@@ -26,6 +24,9 @@ from workflow_support.events import (
     order_paid,
     refund_requested,
 )
+
+from workers.escrow.recourse_handlers import NotHeldYet
+from workers.payment import handlers as payment
 
 TWO_SELLERS = {"a": 6_000, "b": 4_000}
 

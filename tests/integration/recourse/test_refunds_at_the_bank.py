@@ -4,14 +4,15 @@ from collections.abc import Callable
 
 import pytest
 from recourse_support import SELLER, charged_back, credited_again, held_order, refund_state, the, types
-from schemas.commands import CheckRefund, CollectReturns, SubmitRefund
-from workers.payout.handlers import refunds, transfers
-from workers.payout.transfers import BankWord, TransferAnswer
-from workers.relay.sweep import sweep
 from workflow_support.banks import NEVER_SEEN, NO_ANSWER, PENDING, REJECTED, SETTLED, ScriptedBank
 from workflow_support.books import balance
 from workflow_support.desk import Desk
 from workflow_support.events import bank_credited, credit_data, fresh, refund_requested
+
+from schemas.commands import CheckRefund, CollectReturns, SubmitRefund
+from workers.payout.handlers import refunds, transfers
+from workers.payout.transfers import BankWord, TransferAnswer
+from workers.relay.sweep import sweep
 
 DeskWith = Callable[[ScriptedBank], Desk]
 

@@ -89,10 +89,7 @@ def test_what_is_not_held_is_left_alone_at_any_time(state: HoldState, offset: ti
     ],
 )
 def test_what_a_release_needs_of_the_bank(
-    funding: Funding,
-    funded: bool,
-    charged_back: bool,
-    goes: bool,  # noqa: FBT001 - a row of the table
+    *, funding: Funding, funded: bool, charged_back: bool, goes: bool
 ) -> None:
     hold = a_hold(funding=funding, funded=funded, charged_back=charged_back)
     decision = decide_release(hold, now=NOON)

@@ -96,7 +96,6 @@ def test_whatever_comes_no_credit_and_no_payment_is_used_twice_and_the_order_doe
     assert sorted(pairs(credits_[::-1], payments[::-1])) == sorted(found)
     # Nobody is confirmed by half: of those who wait for the same, all are or none.
     confirmed = {payment for _, payment in found}
-    for _, group in itertools.groupby(
-        sorted(range(len(waiting)), key=waiting.__getitem__), waiting.__getitem__
-    ):
+    in_groups = sorted(range(len(waiting)), key=waiting.__getitem__)
+    for _, group in itertools.groupby(in_groups, waiting.__getitem__):
         assert len({payment in confirmed for payment in group}) == 1

@@ -40,7 +40,7 @@ _REFUSALS = (
 )
 
 
-@pytest.mark.parametrize("wrong", itertools.product([False, True], repeat=5))
+@pytest.mark.parametrize("wrong", list(itertools.product([False, True], repeat=5)))
 def test_of_several_refusals_the_first_in_the_contracts_order_is_told(wrong: tuple[bool, ...]) -> None:
     suspended, no_seller, no_destination, locked, bad_seal = wrong
     decision = decide_request(
@@ -92,12 +92,7 @@ def test_a_lock_that_is_over_is_not_renewed_by_the_next_attempt() -> None:
         (False, 2, 1, Reason.WRONG_PASSWORD),
     ],
 )
-def test_who_may_withdraw(
-    password_ok: bool,
-    amount: int,
-    available: int,
-    reason: Reason | None,
-) -> None:
+def test_who_may_withdraw(*, password_ok: bool, amount: int, available: int, reason: Reason | None) -> None:
     decision = decide_withdrawal(password_ok=password_ok, amount_minor=amount, available_minor=available)
     assert reason_of(decision) is reason
     assert isinstance(decision, Reserve) == (reason is None)
@@ -147,7 +142,7 @@ def test_silence_moves_no_money(state: TransferState, word: BankWord) -> None:
     assert change is None or change.postings == ()
 
 
-@pytest.mark.parametrize("words", itertools.product(BankWord, repeat=3))
+@pytest.mark.parametrize("words", list(itertools.product(BankWord, repeat=3)))
 def test_whatever_the_bank_says_in_a_row_the_money_ends_in_one_place(words: tuple[BankWord, ...]) -> None:
     state, accounts = TransferState.SENDING, {"in_payout": 1, "available": 0, "bank_cash": 0}
     for word in words:
