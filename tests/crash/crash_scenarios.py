@@ -198,7 +198,8 @@ def the_bank_takes_a_credit_back(site: Site, begin: Begin) -> None:
     site.bank_says("bank.debited", order, reason="MD06")
     wait_until(
         lambda: site.value("SELECT count(*) FROM claims WHERE seller_id = :seller", seller=seller) == 1,
-        what=f"the seller's money is claimed\n{site.log}",
+        what="the seller's money is claimed",
+        log=site.read_log,
     )
     site.come_to_rest()
     assert site.value("SELECT count(*) FROM claims WHERE seller_id = :seller", seller=seller) == 1
@@ -222,7 +223,9 @@ def strangers_and_nonsense(site: Site, begin: Begin) -> None:
     shop.hears("order.held", order_id=good["order_id"])
     kinds = {}
     for message in (forged, unrouted, poison):
-        wait_until(lambda body=message.body: bool(_recorded(site, body)), what=f"it is recorded\n{site.log}")
+        wait_until(
+            lambda body=message.body: bool(_recorded(site, body)), what="it is recorded", log=site.read_log
+        )
     site.come_to_rest()
     for name, message in (("forged", forged), ("unrouted", unrouted), ("poison", poison)):
         [kept] = _recorded(site, message.body)

@@ -59,11 +59,17 @@ SHORT_TIMES = {
 
 
 def wait_until(
-    met: Callable[[], bool], *, what: str, patience: float = PATIENCE_SECONDS, pause: float = 0.05
+    met: Callable[[], bool],
+    *,
+    what: str,
+    log: Callable[[], str] = str,
+    patience: float = PATIENCE_SECONDS,
+    pause: float = 0.05,
 ) -> None:
+    """Return as soon as it is so; fail with a log as it is then when it does not become so."""
     deadline = time.monotonic() + patience
     while not met():
-        assert time.monotonic() < deadline, f"not within {patience} s: {what}"
+        assert time.monotonic() < deadline, f"not within {patience} s: {what}\n{log()}"
         time.sleep(pause)
 
 
@@ -259,7 +265,7 @@ class Site:
             self._child.kill()
 
     def wait_until_ready(self) -> None:
-        wait_until(self._ready.exists, what=f"the process is ready\n{self.log}")
+        wait_until(self._ready.exists, what="the process is ready", log=self.read_log)
 
     @property
     def _ready(self) -> Path:
@@ -269,8 +275,7 @@ class Site:
     def _log(self) -> Path:
         return self._folder / "process.log"
 
-    @property
-    def log(self) -> str:
+    def read_log(self) -> str:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-30:])
 
     def logged(self, *names: str) -> list[dict[str, Any]]:
@@ -347,7 +352,8 @@ class Site:
         ]
         wait_until(
             lambda: self.value("SELECT count(*) FROM outbox WHERE published_at IS NULL") == 0,
-            what=f"every outbox row is published\n{self.log}",
+            what="every outbox row is published",
+            log=self.read_log,
         )
         left: dict[str, int] = {}
 
@@ -356,7 +362,7 @@ class Site:
             left.update((queue, count) for queue, count in self._depths(queues).items() if count)
             return not left
 
-        wait_until(empty, what=f"queues are empty: {left}\n{self.log}")
+        wait_until(empty, what="queues are empty", log=lambda: f"{left}\n{self.read_log()}")
         self._hear_everything()
         self.check_audit()
 

@@ -48,7 +48,10 @@ class Place:
 
     def wait_until_held(self, orders: list[str]) -> None:
         wait_until(
-            lambda: self.held(orders) == len(orders), what=f"all orders are held\n{self.site.log}", pause=0.1
+            lambda: self.held(orders) == len(orders),
+            what="all orders are held",
+            log=self.site.read_log,
+            pause=0.1,
         )
 
     def nothing_was_blamed_on_a_message(self) -> None:
@@ -103,7 +106,7 @@ def test_while_the_database_is_away_messages_wait_and_the_work_resumes_by_itself
     site.engine.dispose()
     place.database.stop()
     during = place.orders(ORDERS)
-    wait_until(lambda: bool(site.logged("work_suspended")), what=f"it noticed\n{site.log}")
+    wait_until(lambda: bool(site.logged("work_suspended")), what="it noticed", log=site.read_log)
     place.database.start()
     place.database.wait_until_ready()
     site.engine.dispose()

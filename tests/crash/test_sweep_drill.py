@@ -84,14 +84,16 @@ def test_with_every_lane_emptied_all_holds_are_released_within_a_minute_of_their
             and site.value("SELECT count(*) FROM payments WHERE funded_at IS NULL") == 0
             and site.value("SELECT count(*) FROM outbox WHERE published_at IS NULL") == 0
         ),
-        what=f"all are held, and their alarms are set\n{site.log}",
+        what="all are held, and their alarms are set",
+        log=site.read_log,
     )
     site.purge(*everything_that_can_be_lost())
     assert site.value("SELECT count(*) FROM holds WHERE state = 'held'") == count, "none was due before"
 
     wait_until(
         lambda: site.value("SELECT count(*) FROM holds WHERE state = 'released'") == count,
-        what=f"all are released\n{site.log}",
+        what="all are released",
+        log=site.read_log,
         patience=7 * DAY_SECONDS + WITHIN_SECONDS,
     )
     [lag] = site.rows("""

@@ -324,6 +324,26 @@ def test_a_crash_at_each_wrong_guess_gives_no_free_guess(desk: Desk, platform: S
     assert judged(desk.seller_withdraws(platform.withdraws(seller, 1))) == rejected("locked")
 
 
+def test_a_right_password_meets_no_lock_that_only_its_neighbour_has_caused(
+    desk: Desk, platform: SellersPlatform
+) -> None:
+    """The fifth attempt locks before it is checked; it is right, so the lock was never deserved."""
+    seller = desk.a_seller(platform, available=10_000)
+    guess(desk, platform, seller, 4)
+    desk.told.clear()
+    desk.book_withdrawals(platform.withdraws(seller, 1_000))
+    fifth = list(desk.commands)
+    desk.commands.clear()
+    # One worker is checking the fifth; others book a sixth and come to its turn meanwhile.
+    passwords._count(desk.steps, command_of(fifth[0]).attempt_ids)
+    desk.seller_withdraws(platform.withdraws(seller, 2_000))
+    assert desk.told == [], "it waits for the fifth to be decided"
+    desk.handle(*fifth)
+    drain(desk)
+    desk.run()
+    assert judged(desk.told) == ACCEPTED * 2
+
+
 def test_an_attempt_handled_twice_is_decided_once(desk: Desk, platform: SellersPlatform) -> None:
     seller = desk.a_seller(platform, available=10_000)
     desk.book_withdrawals(platform.withdraws(seller, 4_000))

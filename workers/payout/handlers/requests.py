@@ -1,6 +1,6 @@
 """First step of everything that sellers ask: book the request, refuse what needs no password."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from uuid import UUID
 
 from infra.postgres.step import Step, Steps
@@ -84,6 +84,7 @@ def _book_withdrawals(step: Step, events: Sequence[InboundEvent], opener: Callab
     sellers = store.find_sellers(
         step.connection, ((event.sender_id, _withdrawal(event).seller_id) for event in events)
     )
+    locked = _find_locked(step, sellers)
     destinations = store.find_destinations(step.connection, (_destination_key(event) for event in events))
     rows: dict[UUID, tuple[InboundEvent, store.NewWithdrawal, Refused | Proceed]] = {}
     for event in events:
@@ -93,7 +94,7 @@ def _book_withdrawals(step: Step, events: Sequence[InboundEvent], opener: Callab
             shop_active=event.sender_id in shops,
             seller_known=seller is not None,
             destination_known=_destination_key(event) in destinations,
-            locked=seller is not None and _locked(step, seller),
+            locked=(event.sender_id, request.seller_id) in locked,
             sealed_problem=check_sealed(opener, request, shop_id=event.sender_id, event_id=event.envelope.id),
         )
         row = _withdrawal_row(step, event, decision)
@@ -124,9 +125,22 @@ def _answer_left_out(step: Step, left_out: Sequence[tuple[InboundEvent, store.Ne
     refuse_conflicts(step, others, _withdrawal_rejection)
 
 
-def _locked(step: Step, seller: store.Seller) -> bool:
-    return is_locked(
-        locked_until=seller.locked_until, locked_by_failures=seller.locked_by_failures, now=step.now
+def _find_locked(step: Step, sellers: Mapping[store.SellerKey, store.Seller]) -> set[store.SellerKey]:
+    """
+    Return the sellers who take no password now.
+
+    A lock is set before the attempt that earns it is checked, and lifted again if that was right: while
+    it is being checked nothing is final, and whoever waits behind it is judged when it is their turn.
+    """
+    locked = {
+        key
+        for key, seller in sellers.items()
+        if is_locked(
+            locked_until=seller.locked_until, locked_by_failures=seller.locked_by_failures, now=step.now
+        )
+    }
+    return (
+        locked - store.find_sellers_being_checked(step.connection, locked, besides=()) if locked else locked
     )
 
 
@@ -195,6 +209,7 @@ def _book_seller_requests(step: Step, events: Sequence[InboundEvent], opener: Ca
     sellers = store.find_sellers(
         step.connection, ((event.sender_id, _seller_request(event).seller_id) for event in events)
     )
+    locked = _find_locked(step, sellers)
     attempts: list[store.NewAttempt] = []
     for event in events:
         request = _seller_request(event)
@@ -204,7 +219,7 @@ def _book_seller_requests(step: Step, events: Sequence[InboundEvent], opener: Ca
             shop_active=event.sender_id in shops,
             seller_known=enrolment is not None or seller is not None,
             destination_known=True,
-            locked=seller is not None and _locked(step, seller),
+            locked=(event.sender_id, request.seller_id) in locked,
             sealed_problem=check_sealed(opener, request, shop_id=event.sender_id, event_id=event.envelope.id),
         )
         if isinstance(decision, Refused):

@@ -6,9 +6,10 @@ fails to say, is then judged by `decide_transfer` and booked.
 """
 
 import json
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 import structlog
@@ -23,7 +24,7 @@ from ledger.postings import Posting
 from schemas.commands import CheckTransfer, CollectReturns, SubmitTransfer
 from schemas.outgoing import OUTGOING
 from workers.payout import store
-from workers.payout.bank import Bank
+from workers.payout.bank import Bank, BankUnavailable
 from workers.payout.decisions import (
     OPEN_STATES,
     TransferChange,
@@ -48,6 +49,8 @@ class TransferTools:
     bank: Bank
     vault: Vault
     pool: ThreadPoolExecutor
+    # So that the log has one line when the bank goes away and one when it is back.
+    bank_is_away: threading.Event = field(default_factory=threading.Event)
 
 
 def submit_transfers(steps: Steps, commands: Sequence[SubmitTransfer], *, tools: TransferTools) -> None:
@@ -90,11 +93,23 @@ def collect_returns(
     Book transfers that came back after they had settled; the money goes to available, never to held.
 
     The bank's list does not tell payouts from refunds; `book_refunds` takes the latter.
+
+    A bank that is away uses up no attempt: the relay asks again within seconds anyway, and a retry of
+    each question would only pile up until the bank is back.
     """
     while True:
         with steps.begin("read_returns") as step:
             position = store.read_cursor(step.connection, _RETURNS_FEED)
-        page = tools.bank.returns_after(position, _RETURNS_PAGE)
+        try:
+            page = tools.bank.returns_after(position, _RETURNS_PAGE)
+        except BankUnavailable as error:
+            if not tools.bank_is_away.is_set():
+                log.warning("bank_away", error=str(error))
+                tools.bank_is_away.set()
+            return
+        if tools.bank_is_away.is_set():
+            log.info("bank_back")
+            tools.bank_is_away.clear()
         reach("returns: bank answered")
         if not page:
             return
