@@ -83,7 +83,7 @@ def add_claim(  # noqa: PLR0917 - typer passes options by name
                         "claim_added",
                         f"{shop}/{seller}",
                         why,
-                        {**details, "second": second_operator},
+                        details,
                     )
                 ],
             )

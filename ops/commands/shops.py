@@ -71,7 +71,7 @@ def add_shop(
     Register a shop and declare the queue on which it reads its events.
 
     For a shop that is known, the options that are given change its terms; the others stay. Holds that
-    are booked keep the terms under which they were booked.
+    are booked keep their protection period and fee; the funding policy is read when a hold is due.
     """
     environment = Environment(Need.DATABASE | Need.BROKER)
     # The queue first: a registered shop must never miss an event for want of it.

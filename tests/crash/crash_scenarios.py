@@ -77,7 +77,8 @@ def an_alarm_was_lost(site: Site, begin: Begin) -> None:
     """The broker lost the delayed message; the row is still there, and the sweep reads rows."""
     site.start(sweep_seconds="3600")
     seller = fresh("s")
-    order = order_data(splits={seller: 10_000})
+    # Long enough for a slow machine to lose the alarm before it rings.
+    order = order_data(splits={seller: 10_000}, protection_days=7)
     site.shop.says("order.paid", order)
     site.credits(order)
     site.shop.hears("order.held", order_id=order["order_id"])

@@ -1,4 +1,4 @@
-"""Whole numbers in, whole numbers out; nothing is lost to rounding."""
+"""Whole numbers in, whole numbers out."""
 
 from decimal import ROUND_HALF_EVEN, Decimal
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.money import apportion, fee_minor, format_minor
+from ledger.money import fee_minor, format_minor
 
 amounts = st.integers(1, 10**15)
 rates = st.integers(0, 10_000)
@@ -37,40 +37,6 @@ def test_a_fee_is_never_more_than_the_amount(amount: int, bps: int) -> None:
 )
 def test_fees_at_the_edges_of_rounding(amount: int, bps: int, fee: int) -> None:
     assert fee_minor(amount, bps) == fee
-
-
-weights = st.lists(st.integers(0, 10**15), min_size=1, max_size=64).filter(any)
-
-
-@given(st.integers(0, 10**15), weights)
-def test_the_parts_add_up_to_the_total(total: int, shares: list[int]) -> None:
-    assert sum(apportion(total, shares)) == total
-
-
-@given(st.integers(0, 10**15), weights)
-def test_each_part_is_its_exact_share_rounded_down_or_up(total: int, shares: list[int]) -> None:
-    whole = sum(shares)
-    for part, share in zip(apportion(total, shares), shares, strict=True):
-        assert total * share // whole <= part <= -(-total * share // whole)
-
-
-@given(st.integers(0, 10**6), weights)
-def test_a_larger_weight_never_gets_less(total: int, shares: list[int]) -> None:
-    parts = apportion(total, shares)
-    by_weight = [part for _, part in sorted(zip(shares, parts, strict=True))]
-    assert by_weight == sorted(by_weight)
-
-
-def test_of_equal_remainders_the_earlier_one_wins() -> None:
-    assert apportion(100, [1, 1, 1]) == [34, 33, 33]
-
-
-def test_nothing_is_split_by_nothing() -> None:
-    assert apportion(0, [0, 0]) == [0, 0]
-    with pytest.raises(ValueError, match="all weights are zero"):
-        apportion(1, [0, 0])
-    with pytest.raises(ValueError, match="negative"):
-        apportion(1, [2, -1])
 
 
 @pytest.mark.parametrize(
