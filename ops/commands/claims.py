@@ -47,7 +47,7 @@ def add_claim(  # noqa: PLR0917 - typer passes options by name
     limit = environment.settings.claim_second_name_above_minor
     if amount > limit and not second_operator:
         raise BadUsage(f"a claim above {money(limit, currency)} needs two names: give --second-operator")
-    if second_operator is not None and second_operator.strip() in {"", operator}:
+    if second_operator is not None and second_operator.strip().casefold() in {"", operator.casefold()}:
         raise BadUsage("--second-operator must be another name than --operator")
     claim = Claim(
         claim_id=new_id(),

@@ -100,7 +100,7 @@ def _print_csv(accounts: Sequence[AccountStatement]) -> None:
         ]
     )
     for account in accounts:
-        key = [account.seller_id, account.account, account.currency]
+        key = [_no_formula(account.seller_id), account.account, account.currency]
         writer.writerow([*key, "", "opening", "", "", "", account.opening_minor])
         for movement in account.movements:
             writer.writerow(

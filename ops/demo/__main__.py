@@ -11,6 +11,7 @@ from pika.exceptions import AMQPError
 from infra.local.errors import LocalServiceError
 from ops.demo.display import Display
 from ops.demo.errors import DemoFailed
+from ops.demo.recourse import build_recourse_shop
 from ops.demo.scenario import build_scenario
 from ops.demo.stage import Stage
 from ops.demo.story import Story
@@ -49,7 +50,7 @@ def _demonstrate(display: Display) -> int:
             display.plain(f"  using {' and '.join(stage.given)} as given; shops and orders stay there\n")
         try:
             stage.start(display.say)
-            story = Story(stage, display, build_scenario(stage.suffix))
+            story = Story(stage, display, build_scenario(stage.suffix), build_recourse_shop(stage.suffix))
             checks = story.play()
         except (DemoFailed, LocalServiceError, AMQPError, httpx.HTTPError, psycopg.Error) as error:
             return _failed(stage, display, f"{error}" or type(error).__name__)

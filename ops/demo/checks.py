@@ -133,9 +133,12 @@ def check_withdrawals(shop: Shop, inbox: Inbox) -> Check:
 
 
 def check_bank(
-    shops: Iterable[Shop], inboxes: Mapping[str, Inbox], journal: Sequence[Mapping[str, Any]]
+    shops: Iterable[Shop],
+    inboxes: Mapping[str, Inbox],
+    journal: Sequence[Mapping[str, Any]],
+    sent_back: Sequence[tuple[int, str]],
 ) -> Check:
-    """The bank made one transfer for each settled payout, for its amount, and no other."""
+    """The bank made one transfer for each settled payout and refund, for its amount, and no other."""
     made: dict[str, list[tuple[int, str]]] = {}
     for entry in journal:
         if entry["kind"] == "transfer_settled":
@@ -145,8 +148,13 @@ def check_bank(
         for shop in shops
         for event in inboxes[shop.shop_id].of("payout.settled")
     }
-    problems = [f"the bank made {made}, Holdfast reports {settled}"] if made != settled else []
-    return Check(f"the bank's journal: {len(settled)} transfers, each made once", problems)
+    payouts = {id_: amounts for id_, amounts in made.items() if id_ in settled}
+    others = sorted(amount for id_, amounts in made.items() if id_ not in settled for amount in amounts)
+    problems = [f"the bank made {payouts}, Holdfast reports {settled}"] if payouts != settled else []
+    if others != sorted(sent_back):
+        problems.append(f"the bank also made {others}, refunds are {sorted(sent_back)}")
+    name = f"the bank's journal: {len(settled)} payouts and {len(sent_back)} refunds, each made once"
+    return Check(name, problems)
 
 
 def check_balances(shop: Shop, found: Mapping[str, Balance]) -> Check:

@@ -25,6 +25,7 @@ from ops.demo.checks import (
 )
 from ops.demo.clients import BankClient, EventReader, Inbox, Message, Publisher, Sign
 from ops.demo.display import Display, ShopView, money
+from ops.demo.recourse import RecourseAct
 from ops.demo.scenario import Order, Outcome, Shop, Split, Withdrawal
 from ops.demo.stage import Stage
 
@@ -42,12 +43,14 @@ _HELD_WHEN_KILLED = 150
 class Story:
     """Plays the scenario on a running stage, then checks what came of it."""
 
-    def __init__(self, stage: Stage, display: Display, shops: Sequence[Shop]) -> None:
+    def __init__(self, stage: Stage, display: Display, shops: Sequence[Shop], recourse_shop: Shop) -> None:
         self._stage = stage
         self._display = display
         self._shops = shops
         self._inboxes = {shop.shop_id: Inbox() for shop in shops}
         self._views = {shop.shop_id: ShopView(shop, self._inboxes[shop.shop_id]) for shop in shops}
+        self._complaints = RecourseAct(recourse_shop, Inbox(), display)
+        self._inboxes[recourse_shop.shop_id] = self._complaints.inbox
         self._signs: Mapping[str, Sign] = {}
         self._public_keys: Sequence[Mapping[str, str]] = []
         self._bank = BankClient(stage.bank_url)
@@ -70,7 +73,10 @@ class Story:
                 self._prepare_bank_and_sellers()
                 self._sell()
                 self._misbehave()
+                with self._publisher(self._complaints.shop) as publisher:
+                    self._complaints.complain(publisher, self._bank)
                 self._await_releases()
+                self._complaints.await_end()
                 self._withdraw()
                 self._await_quarantine()
             return self._check()
@@ -80,10 +86,11 @@ class Story:
     def _register(self) -> None:
         with ThreadPoolExecutor() as pool:
             public_keys = pool.submit(self._stage.public_keys)
-            signs = list(pool.map(self._stage.register, self._shops))
+            shops = [*self._shops, self._complaints.shop]
+            signs = list(pool.map(self._stage.register, shops))
         self._public_keys = public_keys.result()
-        self._signs = {shop.shop_id: sign for shop, sign in zip(self._shops, signs, strict=True)}
-        for shop in self._shops:
+        self._signs = {shop.shop_id: sign for shop, sign in zip(shops, signs, strict=True)}
+        for shop in shops:
             word = "the bank's credit" if shop.funding == "confirmed" else "the shop's word"
             self._say(
                 f"`holdfast shop add {shop.shop_id}`: {shop.protection_days} days of protection, released on"
@@ -268,7 +275,13 @@ class Story:
             ]
         expected = {"forgery": "bad_signature", "malformed body": "not_json"}
         checks.append(check_quarantine(self._quarantined(), expected))
-        checks.append(check_bank(self._shops, self._inboxes, self._bank.journal()))
+        wharf = self._complaints.shop
+        checks += self._complaints.check(
+            self._stage.balances(wharf), self._stage.account_totals(wharf.shop_id)
+        )
+        checks.append(
+            check_bank(self._shops, self._inboxes, self._bank.journal(), self._complaints.sent_back)
+        )
         if self._stage.suspense_is_empty() is not None:
             problems = [] if self._stage.suspense_is_empty() else ["money at the bank that no order explains"]
             checks.append(Check("every credit of the bank found its order", problems))
