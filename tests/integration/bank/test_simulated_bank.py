@@ -107,11 +107,15 @@ def inbound_queue(broker_url: str) -> Iterator["Inbound"]:
 
 class Inbound:
     def __init__(self, broker_url: str) -> None:
-        topology.apply(broker_url, 1)
         self.connection = pika.BlockingConnection(pika.URLParameters(broker_url))
         self.channel = self.connection.channel()
         self.queue = self.channel.queue_declare("", exclusive=True).method.queue
+        # Our queue is bound before any other: a bank that waits for the exchange publishes at once, and
+        # until somebody is bound its message comes back to it.
+        (inbound,) = (e for e in topology.topology(1).exchanges if e.name == topology.INBOUND_EXCHANGE)
+        topology._declare_exchange(self.channel, inbound)
         self.channel.queue_bind(self.queue, topology.INBOUND_EXCHANGE, "#")
+        topology.apply(broker_url, 1)
 
     def take(self) -> tuple[Any, Any, bytes] | None:
         method, properties, body = self.channel.basic_get(self.queue, auto_ack=True)
