@@ -13,7 +13,15 @@ import structlog
 
 from infra.crash_points import reach
 from infra.postgres.key_store import KeyStore, SenderRecord
-from infra.rabbitmq.messages import Delivery, Outgoing, PublishOutcome, foreign_headers
+from infra.rabbitmq.messages import (
+    FIRST_ROUTING_KEY_HEADER,
+    QUEUE_HEADER,
+    REASON_HEADER,
+    Delivery,
+    Outgoing,
+    PublishOutcome,
+    foreign_headers,
+)
 from infra.rabbitmq.publisher import Publisher
 from infra.rabbitmq.topology import QUARANTINE_QUEUE
 from infra.security.signatures import SignatureRefused, verify
@@ -24,10 +32,7 @@ from schemas.reasons import QuarantineReason
 
 log = structlog.get_logger(__name__)
 
-REASON_HEADER = "holdfast-reason"
 DETAIL_HEADER = "holdfast-detail"
-QUEUE_HEADER = "holdfast-queue"
-ROUTING_KEY_HEADER = "holdfast-routing-key"
 
 
 class QuarantineUnavailable(Exception):
@@ -199,7 +204,7 @@ def quarantine_message(delivery: Delivery, reason: str, detail: str) -> Outgoing
             REASON_HEADER: str(reason),
             DETAIL_HEADER: detail,
             QUEUE_HEADER: delivery.queue_name,
-            ROUTING_KEY_HEADER: delivery.routing_key,
+            FIRST_ROUTING_KEY_HEADER: delivery.routing_key,
         },
         message_id=delivery.message_id,
     )
