@@ -51,7 +51,7 @@ clean: ## stop everything and delete .local/ with all its data
 	rm -rf .local
 
 bench: ## measure orders per second against stock Dramatiq and the obvious way (minutes)
-	@$(set_up) dev
+	@$(set_up) bench
 	@$(bin)/python bench
 
 lock: ## choose the newest versions of all dependencies and pin them with their hashes

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Chooses the newest versions of all dependencies and pins them with their hashes, for `make lock`.
-# Needs the package index; changes nothing but the two lock files.
+# Needs the package index; changes nothing but the lock files.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -15,3 +15,4 @@ pin() {
 }
 pin --extra local --output-file requirements.lock
 pin --extra dev --output-file requirements-dev.lock
+pin --extra bench --output-file requirements-bench.lock

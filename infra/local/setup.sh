@@ -3,13 +3,14 @@
 #
 #   infra/local/setup.sh runtime    what `make demo` and `make up` need
 #   infra/local/setup.sh dev        the same, and the tools of `make test`
+#   infra/local/setup.sh bench      the same, and what the benchmarks compare with
 #   infra/local/setup.sh checks     only the tools: no RabbitMQ, no PostgreSQL
 #
 # Debian packages are installed only where they are missing. Python packages go into .local/venv,
 # pinned by hash. Nothing else outside the checkout changes: no server is started or configured.
 set -euo pipefail
 
-purpose=${1:?usage: setup.sh runtime|dev|checks}
+purpose=${1:?usage: setup.sh runtime|dev|bench|checks}
 checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
 local_folder=$checkout/.local
 venv=$local_folder/venv
@@ -44,6 +45,9 @@ find_python() {
 
 has_broker() { [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || command -v rabbitmq-server; } >/dev/null
 has_database() { compgen -G '/usr/lib/postgresql/*/bin/initdb' || command -v initdb; } >/dev/null
+
+has_alert_tests() { command -v promtool; } >/dev/null
+has_node() { command -v node && command -v npm; } >/dev/null
 
 needs_venv() { ! "$venv/bin/python" -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
@@ -149,10 +153,12 @@ install_python_packages() {
         fail "Python packages of $lock could not be installed, see .local/log/python-packages.log"
     fi
     { printf 'folder %s\n' "$checkout"; printf '%s %s\n' "$lock" "$(fingerprint "$lock")"; } >"$stamp"
-    # The development lock holds all of the other.
-    if [ "$lock" = requirements-dev.lock ]; then
-        printf '%s %s\n' requirements.lock "$(fingerprint requirements.lock)" >>"$stamp"
-    fi
+    # Each lock holds all of those before it.
+    local smaller
+    for smaller in requirements.lock requirements-dev.lock; do
+        if [ "$lock" = "$smaller" ]; then break; fi
+        printf '%s %s\n' "$smaller" "$(fingerprint "$smaller")" >>"$stamp"
+    done
     say "Python packages installed ($((SECONDS - from)) s)"
 }
 
@@ -161,19 +167,28 @@ install_python_packages() {
 case $purpose in
     runtime) lock=requirements.lock ;;
     dev | checks) lock=requirements-dev.lock ;;
-    *) fail "usage: setup.sh runtime|dev|checks" ;;
+    bench) lock=requirements-bench.lock ;;
+    *) fail "usage: setup.sh runtime|dev|bench|checks" ;;
 esac
 
-missing=() broker_missing='' database_missing=''
+missing=() broker_missing='' database_missing='' tools_missing=''
 if [ "$purpose" != checks ]; then
     if [ -z "${HOLDFAST_BROKER_URL:-}" ] && ! has_broker; then missing+=(rabbitmq-server); broker_missing=1; fi
     if [ -z "${HOLDFAST_DATABASE_URL:-}" ] && ! has_database; then missing+=(postgresql); database_missing=1; fi
+fi
+if [ "$purpose" = dev ]; then
+    # promtool tests the alerts; Node runs the example of a shop that is not written in Python.
+    if ! has_alert_tests; then missing+=(prometheus); tools_missing=1; fi
+    if ! has_node; then missing+=(nodejs npm); tools_missing=1; fi
 fi
 
 if [ -n "$broker_missing$database_missing" ]; then
     no_servers="RabbitMQ or PostgreSQL is missing and can't be installed here; set HOLDFAST_BROKER_URL and HOLDFAST_DATABASE_URL to servers of yours"
     if [ "$(id -u)" != 0 ]; then fail "$no_servers (not root)"; fi
     if ! command -v apt-get >/dev/null; then fail "$no_servers (no apt)"; fi
+fi
+if [ -n "$tools_missing" ] && { [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; }; then
+    fail "${missing[*]} can't be installed here (needs root and apt): install promtool, node and npm"
 fi
 
 mkdir -p "$local_folder"
