@@ -21,6 +21,8 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from infra.security.peppers import BadPeppers, Peppers, parse_peppers
+
 DAY_SECONDS = 86_400
 ENCRYPTION_KEY_BYTES = 32
 
@@ -44,6 +46,24 @@ def _is_encryption_key(value: SecretStr) -> SecretStr:
     return value
 
 
+def _are_encryption_keys(value: SecretStr) -> SecretStr:
+    for key in _listed(value):
+        _is_encryption_key(key)
+    return value
+
+
+def _are_peppers(value: SecretStr) -> SecretStr:
+    try:
+        parse_peppers(value.get_secret_value())
+    except BadPeppers as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
+def _listed(value: SecretStr) -> list[SecretStr]:
+    return [SecretStr(part.strip()) for part in value.get_secret_value().split(",")]
+
+
 class Settings(BaseSettings):
     """
     Everything that differs between installations.
@@ -59,6 +79,10 @@ class Settings(BaseSettings):
     bank_url: HttpUrl | None = None
     # Encrypts private keys, HMAC secrets and payout destinations at rest (AES-256-GCM).
     encryption_key: Annotated[SecretStr, AfterValidator(_is_encryption_key)]
+    # Earlier ones, separated by commas: they decrypt what `holdfast keys reencrypt` has not reached yet.
+    old_encryption_keys: Annotated[SecretStr, AfterValidator(_are_encryption_keys)] | None = None
+    # Go into every password hash; `version:base64`, separated by commas, the highest version for new hashes.
+    password_peppers: Annotated[SecretStr, AfterValidator(_are_peppers)] | None = None
 
     protection_day_seconds: PositiveInt = DAY_SECONDS
     signature_max_age_seconds: PositiveInt = 30 * DAY_SECONDS
@@ -89,6 +113,10 @@ class Settings(BaseSettings):
     argon2_memory_kib: PositiveInt = 19_456
     argon2_iterations: PositiveInt = 2
     argon2_parallelism: PositiveInt = 1
+    # Checks at once in one process: memory is bounded by this times the memory of one.
+    password_threads: PositiveInt = 2
+    # How long withdrawals wait after a new password, or to a new destination.
+    cooling_off_seconds: Annotated[NonNegativeInt, Field(le=30 * DAY_SECONDS)] = DAY_SECONDS
 
     bank_timeout_seconds: PositiveFloat = 5.0
     bank_poll_seconds: PositiveFloat = 5.0
@@ -103,6 +131,15 @@ class Settings(BaseSettings):
         if self.environment is Environment.PRODUCTION and os.environ.get("HOLDFAST_CRASH_AT"):
             raise ValueError("HOLDFAST_CRASH_AT must not be set in production")
         return self
+
+    @property
+    def listed_old_encryption_keys(self) -> list[SecretStr]:
+        return [] if self.old_encryption_keys is None else _listed(self.old_encryption_keys)
+
+    @property
+    def peppers(self) -> Peppers | None:
+        given = self.password_peppers
+        return None if given is None else parse_peppers(given.get_secret_value())
 
     @property
     def sqlalchemy_url(self) -> str:

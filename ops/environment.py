@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine
 
 from infra.postgres.engine import create_database_engine
 from infra.rabbitmq.publisher import Publisher
-from infra.security.encryption import Vault
+from infra.security.encryption import Vault, open_vault
 from infra.settings import ENCRYPTION_KEY_BYTES, Settings, load_settings
 from ops.failures import database_failures
 
@@ -109,7 +109,7 @@ class Environment:
     @property
     def vault(self) -> Vault:
         self._must_have_asked(Need.VAULT)
-        return Vault(self.settings.encryption_key.get_secret_value())
+        return open_vault(self.settings)
 
     def _must_have_asked(self, need: Need) -> None:
         if need not in self._needs:

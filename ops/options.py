@@ -83,6 +83,7 @@ OperatorOption = Annotated[
     str,
     typer.Option(
         "--operator",
+        "--by",
         help="Who acts; kept on record.",
         default_factory=current_operator,
         show_default="$USER",
@@ -91,6 +92,10 @@ OperatorOption = Annotated[
 ]
 WhyOption = Annotated[str, typer.Option("--why", help="Why; kept on record.")]
 RequiredWhyOption = Annotated[str, typer.Option("--why", help="Why; kept on record.", callback=_given_text)]
+# For commands in which `--reason` can mean nothing else.
+RequiredReasonOption = Annotated[
+    str, typer.Option("--why", "--reason", help="Why; kept on record.", callback=_given_text)
+]
 Ed25519Option = Annotated[
     str | None,
     typer.Option("--ed25519", metavar="BASE64", help="The raw public key in base64; - reads standard input."),

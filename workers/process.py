@@ -24,7 +24,7 @@ from infra.rabbitmq.ingress import InboundEvent, Ingress
 from infra.rabbitmq.messages import Delivery
 from infra.rabbitmq.outbox_publisher import OutboxPublisher
 from infra.rabbitmq.publisher import Publisher
-from infra.security.encryption import Vault
+from infra.security.encryption import Vault, open_vault
 from infra.settings import Settings, SettingsError, load_settings
 from schemas.commands import Command, decode_command
 from workers.failures import classify_failure, wait_for_database
@@ -158,7 +158,7 @@ def check_deployment(engine: Engine, settings: Settings) -> None:
 
 
 def _assemble(settings: Settings, engine: Engine, publisher: Publisher) -> WorkerProcess:
-    vault = Vault(settings.encryption_key.get_secret_value())
+    vault = open_vault(settings)
     keys = KeyStore(engine, vault, cache_seconds=settings.key_cache_seconds)
     outbox = OutboxPublisher(
         engine,

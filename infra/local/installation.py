@@ -102,6 +102,7 @@ class Installation:
         """Return the whole environment that workers, bank and commands of this installation run in."""
         variables = {
             "HOLDFAST_ENCRYPTION_KEY": secret(self._secrets / "encryption.key", _random_key),
+            "HOLDFAST_PASSWORD_PEPPERS": "1:" + secret(self._secrets / "pepper.key", _random_key),
             **self._remembered_day_length(),
             # An empty variable is one that was not given.
             **{

@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 from uuid import UUID
 
@@ -30,8 +31,8 @@ SenderKind = Literal["shop", "bank"]
 
 _MAX_CACHED_SENDERS = 10_000
 _SHOP_SCOPES = frozenset({"orders", "sellers"})
-# Any number; the same one for everybody who makes the first keys.
-_FIRST_KEYS_LOCK = 4_417_093_265
+# Any number; the same one for everybody who makes keys of ours.
+_OWN_KEYS_LOCK = 4_417_093_265
 
 ValueT = TypeVar("ValueT")
 
@@ -102,8 +103,10 @@ class KeyStore:
         return record
 
     def signer(self) -> Signer:
-        """Return what signs our events now."""
-        return self._signer.get(lambda: Signer.from_jwk(self._own_keys(KeyUse.SIGN)[0].private_jwk))
+        """Return what signs our events now, by every key of ours that is still good."""
+        return self._signer.get(
+            lambda: Signer.from_jwks([key.private_jwk for key in self._own_keys(KeyUse.SIGN)])
+        )
 
     def opener(self) -> Opener:
         """Return what opens sealed content, by any of our keys that is still good."""
@@ -144,7 +147,7 @@ def find_sender(connection: Connection, vault: Vault, kind: str, sender_id: str)
             frozenset(row.scopes),
             bytes(row.public_key)
             if row.public_key is not None
-            else vault.decrypt(bytes(row.secret_encrypted), _secret_context(row.key_id)),
+            else vault.decrypt(bytes(row.secret_encrypted), secret_context(row.key_id)),
         )
         for row in rows
     )
@@ -192,7 +195,7 @@ def add_sender_key(
                 "public_key": material if scheme is Scheme.ED25519 else None,
                 "secret_encrypted": None
                 if scheme is Scheme.ED25519
-                else vault.encrypt(material, _secret_context(key_id)),
+                else vault.encrypt(material, secret_context(key_id)),
                 "scopes": "{" + ",".join(sorted(scopes)) + "}",
             }
         ],
@@ -224,7 +227,7 @@ def _find_same_key(
         stored = (
             bytes(row.public_key)
             if row.public_key is not None
-            else vault.decrypt(bytes(row.secret_encrypted), _secret_context(row.key_id))
+            else vault.decrypt(bytes(row.secret_encrypted), secret_context(row.key_id))
         )
         if hmac.compare_digest(stored, material):
             return UUID(str(row.key_id))
@@ -264,7 +267,7 @@ def revoke_sender_key(connection: Connection, kind: SenderKind, sender_id: str, 
 def find_own_keys(connection: Connection, vault: Vault, use: KeyUse) -> list[OwnKey]:
     """Return our key pairs of one use that are still good, newest first."""
     return [
-        OwnKey.from_bytes(vault.decrypt(bytes(row.private_encrypted), _own_context(row.kid)))
+        OwnKey.from_bytes(vault.decrypt(bytes(row.private_encrypted), own_context(row.kid)))
         for row in connection.execute(
             text("""
                 SELECT kid, private_encrypted FROM holdfast_keys
@@ -289,10 +292,44 @@ def find_own_public_keys(connection: Connection) -> dict[str, Any]:
 
 def ensure_own_keys(connection: Connection, vault: Vault) -> None:
     """Make our first keys if there are none; the second of two callers finds those of the first."""
-    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _FIRST_KEYS_LOCK})
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _OWN_KEYS_LOCK})
     for use in KeyUse:
         if not find_own_keys(connection, vault, use):
             add_own_key(connection, vault, generate_own_key(use))
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """A new key pair of ours, and until when those that it replaces are good."""
+
+    new_kid: str
+    old_kids: tuple[str, ...]
+    old_good_until: datetime
+
+
+def rotate_own_key(connection: Connection, vault: Vault, use: KeyUse, *, overlap_seconds: int) -> Rotation:
+    """
+    Make a new key pair of ours and let the others of its use expire, by the database's clock.
+
+    None of them becomes good for longer than it was. Two rotations at once wait for each other.
+    """
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _OWN_KEYS_LOCK})
+    rows = connection.execute(
+        text("""
+            UPDATE holdfast_keys
+            SET not_after = least(not_after, clock_timestamp() + make_interval(secs => :overlap))
+            WHERE use = :use AND (not_after IS NULL OR clock_timestamp() < not_after)
+            RETURNING kid
+        """),
+        {"use": use.value, "overlap": overlap_seconds},
+    )
+    old_kids = tuple(sorted(row.kid for row in rows))
+    pair = generate_own_key(use)
+    add_own_key(connection, vault, pair)
+    until: datetime = connection.execute(
+        text("SELECT clock_timestamp() + make_interval(secs => :overlap)"), {"overlap": overlap_seconds}
+    ).scalar_one()
+    return Rotation(pair.kid, old_kids, until)
 
 
 def add_own_key(connection: Connection, vault: Vault, pair: OwnKey) -> None:
@@ -305,15 +342,17 @@ def add_own_key(connection: Connection, vault: Vault, pair: OwnKey) -> None:
                 "kid": pair.kid,
                 "use": pair.use.value,
                 "public_jwk": json.dumps(pair.public_jwk),
-                "private_encrypted": vault.encrypt(pair.to_bytes(), _own_context(pair.kid)),
+                "private_encrypted": vault.encrypt(pair.to_bytes(), own_context(pair.kid)),
             }
         ],
     )
 
 
-def _secret_context(key_id: UUID) -> str:
+def secret_context(key_id: UUID) -> str:
+    """Bind an encrypted HMAC secret to its row."""
     return f"sender key {key_id}"
 
 
-def _own_context(kid: str) -> str:
+def own_context(kid: str) -> str:
+    """Bind an encrypted private key of ours to its row."""
     return f"holdfast key {kid}"

@@ -4,6 +4,7 @@ How a payout destination is shown to people: enough to recognise it, too little 
 The whole of it exists only encrypted; this form may stand in tables, logs and answers.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Final
 
@@ -11,6 +12,11 @@ _ELLIPSIS: Final = "…"
 _SHOWN_AT_EACH_END: Final = 4
 # Of a short account number at most this part is shown, so that the rest can't be guessed.
 _SHOWN_PART: Final = 3
+
+
+def destination_context(shop_id: str, seller_id: str, destination_id: str) -> str:
+    """Bind encrypted details to their row: they can't be moved under another seller."""
+    return json.dumps(["destination", shop_id, seller_id, destination_id])
 
 
 def mask_destination(destination: Mapping[str, object]) -> str:

@@ -16,6 +16,8 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from infra.settings import Settings
+
 _VERSION: Final = b"\x01"
 _KEY_BYTES: Final = 32
 _KEY_ID_BYTES: Final = 8
@@ -83,15 +85,31 @@ class Vault:
         prefix, nonce = envelope[:_PREFIX_BYTES], envelope[_PREFIX_BYTES:_HEAD_BYTES]
         cipher = self._ciphers.get(prefix[len(_VERSION) :])
         if cipher is None:
-            raise DecryptionFailed("encrypted under a key that is not in HOLDFAST_ENCRYPTION_KEY")
+            raise DecryptionFailed(
+                "encrypted under a key that is neither in HOLDFAST_ENCRYPTION_KEY"
+                " nor in HOLDFAST_OLD_ENCRYPTION_KEYS"
+            )
         try:
             return cipher.decrypt(nonce, envelope[_HEAD_BYTES:], _associated_data(prefix, context))
         except InvalidTag:
             raise DecryptionFailed("changed, or moved from the row that it was encrypted for") from None
 
+    @property
+    def current_prefix(self) -> bytes:
+        """How every envelope under the current key begins; what begins otherwise is to be encrypted anew."""
+        return _VERSION + self._current_id
+
     def needs_reencryption(self, envelope: bytes) -> bool:
         """Tell whether this was not encrypted under the current key."""
-        return bytes(envelope)[:_PREFIX_BYTES] != _VERSION + self._current_id
+        return bytes(envelope)[:_PREFIX_BYTES] != self.current_prefix
+
+
+def open_vault(settings: Settings) -> Vault:
+    """Build the vault of this process's environment."""
+    return Vault(
+        settings.encryption_key.get_secret_value(),
+        [key.get_secret_value() for key in settings.listed_old_encryption_keys],
+    )
 
 
 def _associated_data(prefix: bytes, context: str) -> bytes:

@@ -7,14 +7,15 @@ A check costs memory and time on purpose, so only so many run at once; the other
 import hmac
 import threading
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from argon2 import PasswordHasher, Type, extract_parameters
 from argon2.exceptions import InvalidHashError, VerificationError, VerifyMismatchError
 
+from infra.security.peppers import Peppers
 from schemas.fields import MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH
 
 # Normalising is linear, but there is no reason to normalise a megabyte; composing shortens at most so much.
@@ -27,7 +28,6 @@ _MAX_PARALLELISM: Final = 64
 _ARGON2ID_PREFIX: Final = "$argon2id$"
 # "$hp$<version>" stands before argon2's own "$argon2id$…" where a pepper went into the hash.
 _PEPPER_PREFIX: Final = "$hp$"
-_MIN_PEPPER_BYTES: Final = 32
 
 
 class PasswordRefused(ValueError):
@@ -48,26 +48,6 @@ class PasswordCheck:
 
     ok: bool
     needs_rehash: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Peppers:
-    """
-    Secrets that are not in the database, so that a stolen database alone is worth nothing.
-
-    New hashes use the `current` version; the others stay for hashes that were made with them.
-    """
-
-    current: str
-    secrets: Mapping[str, bytes] = field(repr=False)
-
-    def __post_init__(self) -> None:
-        if self.current not in self.secrets:
-            raise ValueError("the current pepper is not among the peppers")
-        if any(len(secret) < _MIN_PEPPER_BYTES for secret in self.secrets.values()):
-            raise ValueError(f"a pepper has at least {_MIN_PEPPER_BYTES} bytes")
-        if any(not (version.isascii() and version.isalnum()) for version in self.secrets):
-            raise ValueError("a pepper's version is ASCII letters and digits")
 
 
 class Passwords:
@@ -92,7 +72,7 @@ class Passwords:
             parallelism: Argon2's lanes.
             concurrency: How many checks run at once: memory is bounded by this times `memory_kib`.
             wait_seconds: How long a check waits for its turn before `PasswordsBusy`.
-            peppers: None until the installation has one.
+            peppers: None where the installation has none; production needs one.
         """
         self._hasher = PasswordHasher(
             time_cost=iterations, memory_cost=memory_kib, parallelism=parallelism, type=Type.ID

@@ -162,28 +162,33 @@ def verify(
 
 
 class Signer:
-    """Signs Holdfast's own events with its Ed25519 key."""
+    """Signs Holdfast's own events: once with each of its Ed25519 keys, so that rotated keys overlap."""
 
-    def __init__(self, kid: str, private_key: Ed25519PrivateKey) -> None:
-        self.kid = kid
-        self._private_key = private_key
+    def __init__(self, private_keys: Sequence[Ed25519PrivateKey]) -> None:
+        self._private_keys = tuple(private_keys)
 
     @classmethod
-    def from_jwk(cls, private_jwk: Mapping[str, str]) -> "Signer":
+    def from_jwks(cls, private_jwks: Sequence[Mapping[str, str]]) -> "Signer":
         """
-        Build the signer of a private Ed25519 JWK.
+        Build the signer of private Ed25519 JWKs; the first one's signature stands first.
 
         Raises:
-            InvalidKey: a key of another kind.
+            InvalidKey: a key of another kind, or none.
         """
-        if private_jwk.get("crv") != "Ed25519":
+        if not private_jwks or any(jwk.get("crv") != "Ed25519" for jwk in private_jwks):
             raise InvalidKey("events are signed with an Ed25519 key")
-        raw = base64.urlsafe_b64decode(private_jwk["d"] + "=" * (-len(private_jwk["d"]) % 4))
-        return cls(private_jwk["kid"], Ed25519PrivateKey.from_private_bytes(raw))
+        return cls([Ed25519PrivateKey.from_private_bytes(_private_bytes(jwk)) for jwk in private_jwks])
 
     def headers(self, message_id: str, body: bytes, now: datetime) -> dict[str, str]:
         """Return the three headers for a message that is published now."""
-        return sign_v1a(self._private_key, message_id, int(now.timestamp()), body)
+        timestamp = int(now.timestamp())
+        headers, *others = [sign_v1a(key, message_id, timestamp, body) for key in self._private_keys]
+        signatures = [headers[SIGNATURE_HEADER], *(other[SIGNATURE_HEADER] for other in others)]
+        return headers | {SIGNATURE_HEADER: " ".join(signatures)}
+
+
+def _private_bytes(private_jwk: Mapping[str, str]) -> bytes:
+    return base64.urlsafe_b64decode(private_jwk["d"] + "=" * (-len(private_jwk["d"]) % 4))
 
 
 def sign_v1a(private_key: Ed25519PrivateKey, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:

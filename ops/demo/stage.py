@@ -42,7 +42,7 @@ _POLL_SECONDS = 0.05
 _SECRET_BYTES = 32
 
 _DAY_VARIABLE = "HOLDFAST_PROTECTION_DAY_SECONDS"
-_KEY_VARIABLE = "HOLDFAST_ENCRYPTION_KEY"
+_KEY_VARIABLES = ("HOLDFAST_ENCRYPTION_KEY", "HOLDFAST_PASSWORD_PEPPERS")
 _BROKER_VARIABLE = "HOLDFAST_BROKER_URL"
 _DATABASE_VARIABLE = "HOLDFAST_DATABASE_URL"
 
@@ -248,8 +248,9 @@ class Stage:
         environment["HOLDFAST_BANK_TIMEOUT_SECONDS"] = "1"
         environment["HOLDFAST_DRAIN_SECONDS"] = "5"
         if _DATABASE_VARIABLE in self.given:
-            # Keys in a database outlive this run, so what encrypts them has to as well.
-            environment[_KEY_VARIABLE] = Installation(caller=caller).environment()[_KEY_VARIABLE]
+            # Keys and passwords in a database outlive this run, so what protects them has to as well.
+            lasting = Installation(caller=caller).environment()
+            environment |= {name: lasting[name] for name in _KEY_VARIABLES}
         return environment
 
     def _choose_day(self, caller: Mapping[str, str]) -> int:

@@ -90,6 +90,7 @@ class System:
             "HOLDFAST_DATABASE_URL": database_url,
             "HOLDFAST_BANK_URL": self.bank_url,
             "HOLDFAST_ENCRYPTION_KEY": base64.b64encode(secrets.token_bytes(32)).decode(),
+            "HOLDFAST_PASSWORD_PEPPERS": f"1:{base64.b64encode(secrets.token_bytes(32)).decode()}",
             "HOLDFAST_PROTECTION_DAY_SECONDS": str(DAY_SECONDS),
             "HOLDFAST_BANK_POLL_SECONDS": "0.5",
             "HOLDFAST_LOG_FORMAT": "json",

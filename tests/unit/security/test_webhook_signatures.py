@@ -153,7 +153,7 @@ def test_what_we_sign_standardwebhooks_accepts() -> None:
 
 def test_our_own_events_verify_with_the_published_key_alone() -> None:
     pair = generate_own_key(KeyUse.SIGN)
-    headers = Signer.from_jwk(pair.private_jwk).headers("e-9", BODY, NOW)
+    headers = Signer.from_jwks([pair.private_jwk]).headers("e-9", BODY, NOW)
     public = decode_base64url(pair.public_jwk["x"])
     key = VerifyingKey(key_id="own", scheme=Scheme.ED25519, scopes=frozenset(), material=public)
     assert check(headers, key, scope=None).timestamp == SIGNED_AT
@@ -161,7 +161,7 @@ def test_our_own_events_verify_with_the_published_key_alone() -> None:
 
 def test_only_an_ed25519_key_signs_our_events() -> None:
     with pytest.raises(InvalidKey):
-        Signer.from_jwk(generate_own_key(KeyUse.SEAL).private_jwk)
+        Signer.from_jwks([generate_own_key(KeyUse.SEAL).private_jwk])
 
 
 @pytest.mark.parametrize("spaces", [" ", "  "])

@@ -1,5 +1,6 @@
 """Withdrawal passwords: one form, argon2id, bounded cost, and no word about what was typed."""
 
+import base64
 import threading
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +14,10 @@ from infra.security.passwords import (
     PasswordRefused,
     Passwords,
     PasswordsBusy,
-    Peppers,
     StoredHashUnusable,
     normalise,
 )
+from infra.security.peppers import BadPeppers, Peppers, parse_peppers
 
 PASSWORD = "correct horse"
 RIGHT = PasswordCheck(ok=True, needs_rehash=False)
@@ -213,3 +214,32 @@ def test_a_check_that_gets_no_turn_says_so(monkeypatch: pytest.MonkeyPatch) -> N
         assert first.result(20) == RIGHT
     monkeypatch.undo()
     assert passwords.verify(stored, PASSWORD) == RIGHT
+
+
+def test_the_highest_version_is_the_current_pepper_in_whatever_order_they_stand() -> None:
+    old, new = base64.b64encode(OLD_PEPPER).decode(), base64.b64encode(NEW_PEPPER).decode()
+    for text in (f"9:{old},10:{new}", f"10:{new}, 9:{old}"):
+        assert parse_peppers(text) == Peppers("10", {"9": OLD_PEPPER, "10": NEW_PEPPER})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "b29vbw==",
+        "1:",
+        "1:rubbish!",
+        "0:{old}",
+        "v1:{old}",
+        "-1:{old}",
+        "1:{old},1:{old}",
+        "1:{old},",
+        "1:b29v",
+    ],
+)
+def test_peppers_in_another_form_are_refused_and_never_repeated(text: str) -> None:
+    old = base64.b64encode(OLD_PEPPER).decode()
+    with pytest.raises(BadPeppers) as caught:
+        parse_peppers(text.format(old=old))
+    assert old not in str(caught.value)
+    assert "rubbish" not in str(caught.value)

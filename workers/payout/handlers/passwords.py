@@ -5,7 +5,6 @@ One attempt of a seller at a time, so that concurrent guesses are counted one by
 password never meets a lock that only its neighbours in the queue have caused.
 """
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from infra.observability.metrics import PASSWORD_CHECKS
 from infra.postgres.ledger_store import SellerCurrency, lock_available
 from infra.postgres.step import Step, Steps
 from infra.rabbitmq.topology import PAYOUT_BANK, PAYOUT_PASSWORD
-from infra.security.destinations import mask_destination
+from infra.security.destinations import destination_context, mask_destination
 from infra.security.encryption import Vault
 from infra.security.passwords import Passwords
 from infra.security.sealed import Opener
@@ -297,11 +296,6 @@ def _decide_seller(step: Step, result: _Checked, tools: PasswordTools) -> bool:
         SellerAccepted(seller_id=attempt.seller_id, event_id=attempt.event_id),
     )
     return True
-
-
-def destination_context(shop_id: str, seller_id: str, destination_id: str) -> str:
-    """Bind encrypted details to their row: they can't be moved under another seller."""
-    return json.dumps(["destination", shop_id, seller_id, destination_id])
 
 
 def _add_destination(step: Step, content: SealedEnrolment, vault: Vault) -> Refused | Proceed:

@@ -18,6 +18,7 @@ from infra.crash_points import reach
 from infra.observability.metrics import PAYOUTS
 from infra.postgres.step import Step, Steps
 from infra.rabbitmq.topology import PAYOUT_BANK
+from infra.security.destinations import destination_context
 from infra.security.encryption import Vault
 from ledger.ids import derive_id
 from ledger.postings import Posting
@@ -32,7 +33,6 @@ from workers.payout.decisions import (
     check_delay_ms,
     decide_transfer,
 )
-from workers.payout.handlers.passwords import destination_context
 from workers.payout.refund_store import find_refund_keys
 from workers.payout.transfers import BankWord, ReturnedTransfer, TransferAnswer, TransferInstruction
 
