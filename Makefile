@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 bin := .local/venv/bin
 set_up := ./infra/local/setup.sh
 
-.PHONY: help demo test check up down status clean bench lock static
+.PHONY: help demo test check up down status clean bench lock static docs contract
 
 help: ## this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,15 @@ clean: ## stop everything and delete .local/ with all its data
 bench: ## measure orders per second against stock Dramatiq and the obvious way (minutes)
 	@$(set_up) bench
 	@$(bin)/python bench
+
+docs: ## the documentation as a site in .local/site, built without network
+	@$(set_up) checks
+	@NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --strict --quiet
+	@echo "open .local/site/index.html"
+
+contract: ## make the JSON Schemas, the AsyncAPI document and docs/events.md from schemas/
+	@$(set_up) checks
+	@$(bin)/holdfast contract write docs
 
 lock: ## choose the newest versions of all dependencies and pin them with their hashes
 	@./infra/local/lock.sh

@@ -9,10 +9,12 @@ import typer
 
 from infra.settings import SettingsError
 from ops.commands import (
+    actions,
     audit,
     balances,
     banks,
     claims,
+    contract,
     database,
     doctor,
     events,
@@ -47,6 +49,8 @@ app.command("trace")(trace.trace)
 app.command("audit")(audit.audit)
 app.add_typer(events.app, name="events")
 app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(contract.app, name="contract")
+app.add_typer(actions.app, name="actions")
 app.command("doctor")(doctor.doctor)
 
 

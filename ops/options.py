@@ -32,7 +32,8 @@ def _external_id(value: str | None) -> str | None:
     return value
 
 
-def _instant(value: str) -> datetime:
+def parse_instant(value: str) -> datetime:
+    """Read an RFC 3339 time; a wrong one is bad usage."""
     try:
         return parse_rfc3339(value)
     except ValueError as error:
@@ -63,20 +64,20 @@ WithdrawalOption = Annotated[
 SinceOption = Annotated[
     datetime,
     typer.Option(
-        "--since", help="From this time on (RFC 3339 with an offset).", parser=_instant, metavar="T"
+        "--since", help="From this time on (RFC 3339 with an offset).", parser=parse_instant, metavar="T"
     ),
 ]
 FromOption = Annotated[
     datetime,
-    typer.Option("--from", help="From this time on, included (RFC 3339).", parser=_instant, metavar="T"),
+    typer.Option("--from", help="From this time on, included (RFC 3339).", parser=parse_instant, metavar="T"),
 ]
 ToOption = Annotated[
     datetime,
-    typer.Option("--to", help="Up to this time, excluded (RFC 3339).", parser=_instant, metavar="T"),
+    typer.Option("--to", help="Up to this time, excluded (RFC 3339).", parser=parse_instant, metavar="T"),
 ]
 AsOfOption = Annotated[
     datetime | None,
-    typer.Option("--as-of", help="By what was booked before this time.", parser=_instant, metavar="T"),
+    typer.Option("--as-of", help="By what was booked before this time.", parser=parse_instant, metavar="T"),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 OperatorOption = Annotated[

@@ -3,8 +3,10 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from infra.postgres.bulk import insert_rows
 from infra.postgres.tables import operator_actions
@@ -37,3 +39,30 @@ def record_actions(connection: Connection, actions: Sequence[Action]) -> None:
             for action in actions
         ],
     )
+
+
+def find_actions(
+    connection: Connection,
+    *,
+    operator: str | None,
+    action: str | None,
+    subject: str | None,
+    since: datetime | None,
+    limit: int,
+) -> list[dict[str, Any]]:
+    """Return actions, the latest first; None leaves a filter out."""
+    return [
+        dict(row)
+        for row in connection.execute(
+            text("""
+                SELECT action_id, acted_at, operator, action, subject, reason, details
+                FROM operator_actions
+                WHERE (CAST(:operator AS text) IS NULL OR operator = :operator)
+                  AND (CAST(:action AS text) IS NULL OR action = :action)
+                  AND (CAST(:subject AS text) IS NULL OR subject = :subject)
+                  AND (CAST(:since AS timestamptz) IS NULL OR acted_at >= :since)
+                ORDER BY action_id DESC LIMIT :limit
+            """),
+            {"operator": operator, "action": action, "subject": subject, "since": since, "limit": limit},
+        ).mappings()
+    ]
