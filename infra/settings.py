@@ -90,7 +90,7 @@ class Settings(BaseSettings):
     key_cache_seconds: PositiveFloat = 1.0
 
     worker_threads: PositiveInt = 2
-    batch_bound: PositiveInt = 256
+    batch_bound: PositiveInt = 512
     max_attempts: PositiveInt = 8
     drain_seconds: PositiveFloat = 25.0
     publish_timeout_seconds: PositiveFloat = 10.0

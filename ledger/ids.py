@@ -11,12 +11,16 @@ import time
 from uuid import UUID
 
 _TIME_PREFIX_BYTES = 6
+# RFC 9562, section 4: four bits of version and two of variant; the others are ours.
+_VERSION_SHIFT = 76
+_VARIANT = 0b10 << 62
+_FREE_BITS = ((1 << 128) - 1) & ~(0xF << _VERSION_SHIFT) & ~(0b11 << 62)
 
 
 def new_id() -> UUID:
     """Make a UUIDv7 (RFC 9562, section 5.7): neighbours in time are neighbours in an index."""
     milliseconds = time.time_ns() // 1_000_000
-    raw = bytearray(milliseconds.to_bytes(_TIME_PREFIX_BYTES, "big") + secrets.token_bytes(10))
+    raw = milliseconds.to_bytes(_TIME_PREFIX_BYTES, "big") + secrets.token_bytes(10)
     return _stamp(raw, version=7)
 
 
@@ -27,8 +31,9 @@ def derive_id(kind: str, parent: UUID) -> UUID:
     A UUIDv8 (RFC 9562, section 5.8): the parent's 48-bit time prefix, so that the rows of one payment
     lie close together in every index, and 74 bits of SHA-256 over kind and parent.
     """
-    digest = hashlib.sha256(kind.encode() + b"|" + parent.bytes).digest()
-    return _stamp(bytearray(parent.bytes[:_TIME_PREFIX_BYTES] + digest[:10]), version=8)
+    raw = parent.bytes
+    digest = hashlib.sha256(kind.encode() + b"|" + raw).digest()
+    return _stamp(raw[:_TIME_PREFIX_BYTES] + digest[:10], version=8)
 
 
 def key_id(kind: str, *parts: str) -> UUID:
@@ -38,10 +43,9 @@ def key_id(kind: str, *parts: str) -> UUID:
     The parts are joined by a character that no id may contain, so no two keys collide by concatenation.
     """
     digest = hashlib.sha256("\x1f".join((kind, *parts)).encode()).digest()
-    return _stamp(bytearray(digest[:16]), version=8)
+    return _stamp(digest[:16], version=8)
 
 
-def _stamp(raw: bytearray, *, version: int) -> UUID:
-    raw[6] = (raw[6] & 0x0F) | (version << 4)
-    raw[8] = (raw[8] & 0x3F) | 0x80
-    return UUID(bytes=bytes(raw))
+def _stamp(raw: bytes, *, version: int) -> UUID:
+    number = int.from_bytes(raw, "big") & _FREE_BITS
+    return UUID(int=number | version << _VERSION_SHIFT | _VARIANT)

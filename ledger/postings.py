@@ -1,6 +1,6 @@
 """One row of the ledger: so much, from the account debited to the account credited."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from uuid import UUID
 
@@ -71,6 +71,11 @@ ACCOUNTS_OF: dict[PostingKind, tuple[AccountKind, AccountKind]] = {
 }
 
 
+_NEEDS_SELLER = {
+    kind: debit in SELLER_KINDS or credit in SELLER_KINDS for kind, (debit, credit) in ACCOUNTS_OF.items()
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Posting:
     """
@@ -89,6 +94,7 @@ class Posting:
     seller_id: str
     currency: str
     amount_minor: int
+    posting_id: UUID = field(init=False)
 
     def __post_init__(self) -> None:
         # bool is an int; a flag must never become one cent.
@@ -96,13 +102,11 @@ class Posting:
             raise InvalidPosting(f"amount must be an int, is {type(self.amount_minor).__name__}")
         if not 1 <= self.amount_minor <= MAX_AMOUNT_MINOR:
             raise InvalidPosting(f"amount must be 1 to {MAX_AMOUNT_MINOR}, is {self.amount_minor}")
-        needs_seller = self.debit in SELLER_KINDS or self.credit in SELLER_KINDS
+        needs_seller = _NEEDS_SELLER[self.kind]
         if needs_seller != (self.seller_id != NO_SELLER):
             raise InvalidPosting(f"{self.kind} {'needs a' if needs_seller else 'has no'} seller")
-
-    @property
-    def posting_id(self) -> UUID:
-        return derive_id(self.kind, self.cause_id)
+        # Computed once: it is asked for several times on the way into the ledger.
+        object.__setattr__(self, "posting_id", derive_id(self.kind, self.cause_id))
 
     @property
     def debit(self) -> AccountKind:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from json.encoder import encode_basestring_ascii
 from typing import Any, Final, NoReturn
 
 from schemas.fields import EXTERNAL_ID_PATTERN, OWNER_ID_PATTERN, format_rfc3339, parse_rfc3339
@@ -135,7 +136,7 @@ def encode_batch(events: Sequence[tuple[str, str, datetime, str]]) -> bytes:
 
 def _encode(event_id: str, type_: str, time: datetime, data_json: str) -> str:
     return (
-        f'{{"specversion":"1.0","id":{json.dumps(event_id)},"source":"{OUR_SOURCE}","type":"{type_}",'
+        f'{{"specversion":"1.0","id":{encode_basestring_ascii(event_id)},"source":"{OUR_SOURCE}","type":"{type_}",'
         f'"time":"{format_rfc3339(time)}","datacontenttype":"application/json","data":{data_json}}}'
     )
 

@@ -12,10 +12,12 @@ def in_rounds(items: Sequence[Item], keys_of: Callable[[Item], Iterable[Hashable
 
     A batch without repeats, the usual case, is one round.
     """
+    keys_of_items = [tuple(keys_of(item)) for item in items]
+    if len({key for keys in keys_of_items for key in keys}) == sum(map(len, keys_of_items)):
+        return [list(items)] if items else []
     rounds: list[list[Item]] = []
     next_round: dict[Hashable, int] = {}
-    for item in items:
-        keys = tuple(keys_of(item))
+    for item, keys in zip(items, keys_of_items, strict=True):
         number = max((next_round.get(key, 0) for key in keys), default=0)
         while len(rounds) <= number:
             rounds.append([])

@@ -1,11 +1,14 @@
 """Many rows in one statement: columns travel as arrays, so a batch costs one round trip, not one a row."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Table, text
+from sqlalchemy import Connection, Table, TextClause, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import ARRAY
+
+from infra.postgres.arrays import array_of
 
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy ships it untyped
 
@@ -30,25 +33,77 @@ def insert_rows(
     """
     if not rows:
         return []
-    names = list(rows[0])
-    # An array of arrays would have to be rectangular, so array columns travel as text, one literal a row.
-    types = {name: table.c[name].type for name in names}
-    arrays = ", ".join(
-        f"CAST(:{name} AS {'text' if isinstance(type_, ARRAY) else type_.compile(_DIALECT)}[])"
-        for name, type_ in types.items()
-    )
-    values = ", ".join(
-        f"CAST({name} AS {type_.compile(_DIALECT)})" if isinstance(type_, ARRAY) else name
-        for name, type_ in types.items()
-    )
-    columns = ", ".join(names)
-    statement = (
-        f"INSERT INTO {table.name} ({columns}) SELECT {values}"
-        f" FROM unnest({arrays}) WITH ORDINALITY AS given({columns}, position) ORDER BY position"
-    )
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    statement = _insert(table, tuple(columns), tuple(returning), skip_existing=skip_existing)
+    result = connection.execute(statement, _arrays(columns))
+    return list(result) if returning else []
+
+
+def insert_unless_known(
+    connection: Connection, table: Table, columns: Mapping[str, Sequence[Any]], *, key: Sequence[str]
+) -> list[Any]:
+    """
+    Insert rows, given column by column, that meet no unique key; return the `key` of those left out.
+
+    The hot path's way: where everything is new, the usual case, no row comes back. Rows are written in the
+    order given, `key` must tell them apart, and whoever is told of rows left out must compare the existing
+    content.
+    """
+    if not next(iter(columns.values())):
+        return []
+    statement = _insert_and_tell(table, tuple(columns), tuple(key))
+    return list(connection.execute(statement, _arrays(columns)))
+
+
+def columns_of(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> dict[str, Sequence[Any]]:
+    """Turn rows, as tuples of these columns, into the columns."""
+    return dict(zip(names, zip(*rows, strict=True) if rows else ((),) * len(names), strict=True))
+
+
+def _arrays(columns: Mapping[str, Sequence[Any]]) -> dict[str, str]:
+    return {name: array_of(values) for name, values in columns.items()}
+
+
+@lru_cache(maxsize=256)
+def _insert(
+    table: Table, names: tuple[str, ...], returning: tuple[str, ...], *, skip_existing: bool
+) -> TextClause:
+    statement = _insert_from(table, names, _given(table, names))
     if skip_existing:
         statement += " ON CONFLICT DO NOTHING"
     if returning:
         statement += f" RETURNING {', '.join(returning)}"
-    result = connection.execute(text(statement), {name: [row[name] for row in rows] for name in names})
-    return list(result) if returning else []
+    return text(statement)
+
+
+@lru_cache(maxsize=256)
+def _insert_and_tell(table: Table, names: tuple[str, ...], key: tuple[str, ...]) -> TextClause:
+    keys = ", ".join(key)
+    # EXCEPT hashes both sides. A join is planned for a handful of rows, whatever the arrays hold.
+    return text(
+        f"WITH given AS MATERIALIZED (SELECT * FROM {_given(table, names)}),"
+        f" written AS ({_insert_from(table, names, 'given')} ON CONFLICT DO NOTHING RETURNING {keys})"
+        f" SELECT {keys} FROM given EXCEPT SELECT {keys} FROM written"
+    )
+
+
+def _given(table: Table, names: tuple[str, ...]) -> str:
+    arrays = ", ".join(f"CAST(:{name} AS {_array_type(table, name)}[])" for name in names)
+    return f"unnest({arrays}) WITH ORDINALITY AS given({', '.join(names)}, position)"
+
+
+def _insert_from(table: Table, names: tuple[str, ...], source: str) -> str:
+    values = ", ".join(
+        f"CAST({name} AS {_type(table, name)})" if isinstance(table.c[name].type, ARRAY) else name
+        for name in names
+    )
+    return f"INSERT INTO {table.name} ({', '.join(names)}) SELECT {values} FROM {source} ORDER BY position"
+
+
+def _array_type(table: Table, name: str) -> str:
+    # An array of arrays would have to be rectangular, so array columns travel as text, one literal a row.
+    return "text" if isinstance(table.c[name].type, ARRAY) else _type(table, name)
+
+
+def _type(table: Table, name: str) -> str:
+    return table.c[name].type.compile(_DIALECT)

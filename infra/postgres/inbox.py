@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from infra.postgres.bulk import insert_rows
+from infra.postgres.bulk import columns_of, insert_unless_known
 from infra.postgres.tables import inbox
 
 
@@ -18,12 +19,12 @@ class Sighting(Enum):
     OTHER_CONTENT = "other_content"
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     """
     One event as the inbox knows it.
 
-    `answer_id` is the event that answers it, now or later.
+    `answer_id` is the event that answers it, now or later. A tuple, so that a batch turns into its columns
+    at once.
     """
 
     source: str
@@ -49,31 +50,22 @@ def register_arrivals(connection: Connection, arrivals: Sequence[Arrival], *, no
     the first's rows.
     """
     ordered = sorted(arrivals, key=lambda arrival: (arrival.source, arrival.event_id))
-    new = {
+    left_out = {
         (row.source, row.event_id)
-        for row in insert_rows(
+        for row in insert_unless_known(
             connection,
             inbox,
-            [
-                {
-                    "source": arrival.source,
-                    "event_id": arrival.event_id,
-                    "type": arrival.type,
-                    "content_hash": arrival.content_hash,
-                    "answer_id": arrival.answer_id,
-                    "received_at": now,
-                }
-                for arrival in ordered
-            ],
-            skip_existing=True,
-            returning=("source", "event_id"),
+            {**columns_of(Arrival._fields, ordered), "received_at": [now] * len(ordered)},
+            key=("source", "event_id"),
         )
     }
-    known = _find_known(connection, [a for a in ordered if (a.source, a.event_id) not in new])
+    if not left_out:
+        return [Seen(Sighting.FIRST, arrival.answer_id) for arrival in arrivals]
+    known = _find_known(connection, [a for a in ordered if (a.source, a.event_id) in left_out])
     return [
-        Seen(Sighting.FIRST, arrival.answer_id)
-        if (arrival.source, arrival.event_id) in new
-        else _compare(arrival, known)
+        _compare(arrival, known)
+        if (arrival.source, arrival.event_id) in left_out
+        else Seen(Sighting.FIRST, arrival.answer_id)
         for arrival in arrivals
     ]
 

@@ -14,11 +14,18 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from infra.postgres.bulk import insert_rows
+from infra.postgres.bulk import insert_unless_known
 from infra.postgres.tables import postings as postings_table
 from ledger.accounts import AccountKind
 from ledger.errors import ConflictingPosting, InvalidPosting
-from ledger.postings import Posting
+from ledger.postings import ACCOUNTS_OF, Posting
+
+# Which postings change what a seller can withdraw, and which way.
+_MOVES_AVAILABLE = {
+    kind: 1 if credit is AccountKind.AVAILABLE else -1
+    for kind, (debit, credit) in ACCOUNTS_OF.items()
+    if AccountKind.AVAILABLE in (debit, credit)
+}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -44,20 +51,17 @@ def record_postings(connection: Connection, postings: Sequence[Posting], *, book
     """
     if not postings:
         return
-    ordered = sorted(postings, key=lambda posting: posting.posting_id)
-    written = {
+    ordered = sorted(postings, key=_number_of)
+    left_out = {
         row.posting_id
-        for row in insert_rows(
-            connection,
-            postings_table,
-            [_row(posting, booked_at) for posting in ordered],
-            skip_existing=True,
-            returning=("posting_id",),
+        for row in insert_unless_known(
+            connection, postings_table, _columns(ordered, booked_at), key=("posting_id",)
         )
     }
-    if len(written) < len(ordered):
-        _refuse_other_content(connection, [p for p in ordered if p.posting_id not in written])
-    _move_available(connection, [p for p in ordered if p.posting_id in written])
+    if left_out:
+        _refuse_other_content(connection, [p for p in ordered if p.posting_id in left_out])
+        ordered = [p for p in ordered if p.posting_id not in left_out]
+    _move_available(connection, ordered)
 
 
 def lock_available(connection: Connection, keys: Iterable[SellerCurrency]) -> dict[SellerCurrency, int]:
@@ -188,18 +192,22 @@ def _balance(row: Any) -> SellerBalance:  # noqa: ANN401 - a result row
     )
 
 
-def _row(posting: Posting, booked_at: datetime) -> dict[str, object]:
+def _number_of(posting: Posting) -> int:
+    return posting.posting_id.int
+
+
+def _columns(postings: Sequence[Posting], booked_at: datetime) -> dict[str, Sequence[object]]:
     return {
-        "posting_id": posting.posting_id,
-        "kind": posting.kind.value,
-        "cause_id": posting.cause_id,
-        "shop_id": posting.shop_id,
-        "seller_id": posting.seller_id,
-        "currency": posting.currency,
-        "debit": posting.debit.value,
-        "credit": posting.credit.value,
-        "amount_minor": posting.amount_minor,
-        "booked_at": booked_at,
+        "posting_id": [posting.posting_id for posting in postings],
+        "kind": [posting.kind for posting in postings],
+        "cause_id": [posting.cause_id for posting in postings],
+        "shop_id": [posting.shop_id for posting in postings],
+        "seller_id": [posting.seller_id for posting in postings],
+        "currency": [posting.currency for posting in postings],
+        "debit": [posting.debit for posting in postings],
+        "credit": [posting.credit for posting in postings],
+        "amount_minor": [posting.amount_minor for posting in postings],
+        "booked_at": [booked_at] * len(postings),
     }
 
 
@@ -226,11 +234,10 @@ def _refuse_other_content(connection: Connection, repeated: Sequence[Posting]) -
 def _move_available(connection: Connection, written: Sequence[Posting]) -> None:
     changes: dict[SellerCurrency, int] = defaultdict(int)
     for posting in written:
+        if posting.kind not in _MOVES_AVAILABLE:
+            continue
         key = SellerCurrency(posting.shop_id, posting.seller_id, posting.currency)
-        if posting.credit is AccountKind.AVAILABLE:
-            changes[key] += posting.amount_minor
-        elif posting.debit is AccountKind.AVAILABLE:
-            changes[key] -= posting.amount_minor
+        changes[key] += _MOVES_AVAILABLE[posting.kind] * posting.amount_minor
     if not changes:
         return
     ordered = sorted(changes)

@@ -15,7 +15,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from infra.postgres.bulk import insert_rows
+from infra.postgres.arrays import uuid_array
+from infra.postgres.bulk import insert_rows, insert_unless_known
 from infra.postgres.tables import events as events_table
 from infra.postgres.tables import outbox as outbox_table
 
@@ -60,21 +61,18 @@ OutboxRow = CommandRow | EventsRow
 
 def write_events(connection: Connection, events: Sequence[StoredEvent]) -> None:
     """Keep events; an id that is known stands for the same event and is left alone."""
-    ordered = sorted(events, key=lambda event: event.event_id)
-    insert_rows(
+    ordered = sorted(events, key=lambda event: event.event_id.int)
+    insert_unless_known(
         connection,
         events_table,
-        [
-            {
-                "event_id": event.event_id,
-                "shop_id": event.shop_id,
-                "type": event.type,
-                "occurred_at": event.occurred_at,
-                "data": event.data,
-            }
-            for event in ordered
-        ],
-        skip_existing=True,
+        {
+            "event_id": [event.event_id for event in ordered],
+            "shop_id": [event.shop_id for event in ordered],
+            "type": [event.type for event in ordered],
+            "occurred_at": [event.occurred_at for event in ordered],
+            "data": [event.data for event in ordered],
+        },
+        key=("event_id",),
     )
 
 
@@ -90,7 +88,7 @@ def find_events(connection: Connection, event_ids: Iterable[UUID]) -> list[Store
                 SELECT event_id, shop_id, type, occurred_at, CAST(data AS text) AS data FROM events
                 WHERE event_id = ANY(CAST(:ids AS uuid[])) ORDER BY occurred_at, event_id
             """),
-            {"ids": ids},
+            {"ids": uuid_array(ids)},
         )
     ]
 
@@ -223,7 +221,7 @@ def _row(row: OutboxRow, next_attempt_at: datetime) -> dict[str, Any]:
         "delay_ms": command.delay_ms if command else 0,
         "shop_id": events and events.shop_id,
         "type": events and events.type,
-        "event_ids": events and "{" + ",".join(str(event.event_id) for event in events.events) + "}",
+        "event_ids": events and uuid_array(event.event_id for event in events.events),
         "next_attempt_at": next_attempt_at,
     }
 

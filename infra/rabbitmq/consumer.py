@@ -39,8 +39,9 @@ SUSPECT_DELIVERY_COUNT = 3
 HOLD_SECONDS = 60.0
 FIRST_RECONNECT_SECONDS = 0.2
 MAX_RECONNECT_SECONDS = 10.0
-# Bodies may be 1 MiB each; a batch of them must still fit in memory beside its neighbours.
-BATCH_BYTES = 8 << 20
+# A batch is one transaction. A message may name hundreds of orders, so its size counts too: this much is
+# some thousand of them, enough to share what a transaction costs and few enough to stay short.
+BATCH_BYTES = 256 << 10
 # After this long a steady connection has earned a quick first reconnect again.
 STEADY_SECONDS = 10.0
 

@@ -28,6 +28,7 @@ from infra.security.signatures import SignatureRefused, verify
 from schemas.envelope import Envelope, MalformedMessage, parse_message
 from schemas.event_data import EventData
 from schemas.inbound import INBOUND, InvalidData, hash_of_raw, validate_data
+from schemas.one_pass import read_orders_paid
 from schemas.reasons import QuarantineReason
 
 log = structlog.get_logger(__name__)
@@ -122,10 +123,14 @@ class Ingress:
     def _judge(  # noqa: PLR0911 - one return for each thing that can be wrong
         self, delivery: Delivery, now: datetime
     ) -> list[InboundEvent] | _Refusal:
-        try:
-            envelopes = parse_message(delivery.body, delivery.content_type)
-        except MalformedMessage as error:
-            return _Refusal(error.reason, error.detail)
+        read = read_orders_paid(delivery.body, delivery.content_type)
+        if read is not None:
+            envelopes = [envelope for envelope, _ in read]
+        else:
+            try:
+                envelopes = parse_message(delivery.body, delivery.content_type)
+            except MalformedMessage as error:
+                return _Refusal(error.reason, error.detail)
         first = envelopes[0]
         model = INBOUND.get(first.type)
         if model is None:
@@ -142,6 +147,11 @@ class Ingress:
         refusal = self._check_signature(delivery, envelopes, sender, model.SCOPE, now)
         if refusal is not None:
             return refusal
+        if read is not None:
+            return [
+                InboundEvent(kind, sender_id, sender.active, envelope, order, order.content_hash())
+                for envelope, order in read
+            ]
         return [_event(kind, sender_id, sender, envelope) for envelope in envelopes]
 
     def _check_signature(

@@ -5,7 +5,7 @@ The signed content is `{webhook-id}.{webhook-timestamp}.{raw body}`; see https:/
 """
 
 import base64
-import hashlib
+import binascii
 import hmac
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -52,6 +52,7 @@ class Scheme(StrEnum):
 
 # Only what can be a signature counts against the bound on how many are tried.
 _SIGNATURE_BYTES: Final = {Scheme.ED25519: 64, Scheme.HMAC_SHA256: 32}
+_SCHEMES: Final = {scheme.value: scheme for scheme in Scheme}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,14 +141,15 @@ def verify(
     if not signatures:
         raise SignatureRefused(QuarantineReason.BAD_SIGNATURE, f"{SIGNATURE_HEADER} holds no v1 or v1a")
     signed = f"{webhook_id}.{timestamp}.".encode() + body
+    # An honest message ends at its first right key; the others are not tried.
     right_key = wrong_key = None
     for key in keys:
-        # An honest message ends here at its first right key; the others are not tried.
-        if any(_matches(key, scheme, raw, signed) for scheme, raw in signatures):
-            if scope is None or scope in key.scopes:
-                right_key = key
-                break
-            wrong_key = key
+        if not _signed_with(key, signatures, signed):
+            continue
+        if scope is None or scope in key.scopes:
+            right_key = key
+            break
+        wrong_key = key
     if right_key is None and wrong_key is None:
         raise SignatureRefused(QuarantineReason.BAD_SIGNATURE, "no signature of an active key fits")
     age_s = now.timestamp() - int(timestamp)
@@ -218,11 +220,12 @@ def _headers(message_id: str, timestamp: int, scheme: Scheme, signature: bytes) 
 def _text(headers: Mapping[str, object], name: str) -> str:
     """Read a header of a stranger: AMQP lets it be anything."""
     value = headers.get(name)
-    if isinstance(value, bytes | bytearray):
-        value = bytes(value).decode("latin-1")
-    elif isinstance(value, int) and not isinstance(value, bool):
-        # Many AMQP clients send a number as a number.
-        value = str(value)
+    if not isinstance(value, str):
+        if isinstance(value, bytes | bytearray):
+            value = bytes(value).decode("latin-1")
+        elif isinstance(value, int) and not isinstance(value, bool):
+            # Many AMQP clients send a number as a number.
+            value = str(value)
     if not isinstance(value, str) or not value:
         raise SignatureRefused(QuarantineReason.BAD_SIGNATURE, f"{name} is missing or is no text")
     if len(value) > _MAX_HEADER_CHARACTERS or not value.isascii() or not value.isprintable():
@@ -233,18 +236,27 @@ def _text(headers: Mapping[str, object], name: str) -> str:
 def _signatures(header: str) -> Iterator[tuple[Scheme, bytes]]:
     """Yield the signatures of schemes that we know; others may stand beside them and are passed over."""
     for part in header.split():
-        name, separator, encoded = part.partition(",")
-        if separator and name in {Scheme.ED25519, Scheme.HMAC_SHA256}:
+        name, _, encoded = part.partition(",")
+        scheme = _SCHEMES.get(name)
+        if scheme is not None:
             raw = _decode(encoded)
-            if raw is not None and len(raw) == _SIGNATURE_BYTES[Scheme(name)]:
-                yield Scheme(name), raw
+            if raw is not None and len(raw) == _SIGNATURE_BYTES[scheme]:
+                yield scheme, raw
+
+
+def _signed_with(key: VerifyingKey, signatures: Sequence[tuple[Scheme, bytes]], signed: bytes) -> bool:
+    # A loop, not `any` of a generator: this is asked of every message.
+    for scheme, raw in signatures:  # noqa: SIM110 - see above
+        if _matches(key, scheme, raw, signed):
+            return True
+    return False
 
 
 def _matches(key: VerifyingKey, scheme: Scheme, signature: bytes, signed: bytes) -> bool:
     if key.scheme is not scheme:
         return False
     if scheme is Scheme.HMAC_SHA256:
-        return hmac.compare_digest(hmac.digest(key.material, signed, hashlib.sha256), signature)
+        return hmac.compare_digest(hmac.digest(key.material, signed, "sha256"), signature)
     public_key = _public_key(key.material)
     if public_key is None:
         return False
@@ -268,7 +280,7 @@ def _public_key(raw: bytes) -> Ed25519PublicKey | None:
 def _decode(text: str) -> bytes | None:
     """Read standard base64 in its one spelling: unused bits must be zero, or a changed byte might pass."""
     try:
-        raw = base64.b64decode(text, validate=True)
+        raw = binascii.a2b_base64(text, strict_mode=True)
     except ValueError:  # binascii.Error is one
         return None
-    return raw if base64.b64encode(raw).decode() == text else None
+    return raw if binascii.b2a_base64(raw, newline=False).decode() == text else None

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import NamedTuple
 from uuid import UUID
 
 from ledger.ids import derive_id
@@ -24,16 +25,14 @@ class Funding(StrEnum):
     ANNOUNCED = "announced"
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """One seller's share of a payment; minor units."""
 
     seller_id: str
     amount_minor: int
 
 
-@dataclass(frozen=True, slots=True)
-class Payment:
+class Payment(NamedTuple):
     """A received payment as the escrow worker reads it, with its shop's terms of this moment."""
 
     payment_id: UUID
@@ -47,9 +46,12 @@ class Payment:
     fee_bps: int
 
 
-@dataclass(frozen=True, slots=True)
-class NewHold:
-    """A hold to be booked; it keeps the terms of this moment whatever the shop agrees later."""
+class NewHold(NamedTuple):
+    """
+    A hold to be booked; it keeps the terms of this moment whatever the shop agrees later.
+
+    A tuple, so that a batch of holds turns into its columns at once.
+    """
 
     hold_id: UUID
     payment_id: UUID

@@ -40,9 +40,9 @@ def hold_funds(steps: Steps, commands: Sequence[HoldFunds], *, day_seconds: int)
             payment.payment_id: (payment, decide_holds(payment, now=step.now, day_seconds=day_seconds))
             for payment in payments
         }
-        written = store.insert_holds(step.connection, [hold for _, holds in plans.values() for hold in holds])
+        known = store.insert_holds(step.connection, [hold for _, holds in plans.values() for hold in holds])
         booked = [
-            (payment, holds) for payment, holds in plans.values() if holds and holds[0].hold_id in written
+            (payment, holds) for payment, holds in plans.values() if holds and holds[0].hold_id not in known
         ]
         for payment, holds in booked:
             _book_holds(step, payment, holds)

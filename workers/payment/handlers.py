@@ -1,12 +1,12 @@
 """The payment worker's steps: book what shops announce, confirm it by what banks report."""
 
-import json
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import assert_never
 from uuid import UUID
 
 import structlog
+from pydantic import TypeAdapter
 
 from infra.postgres.step import Step, Steps, milliseconds_until
 from infra.rabbitmq.ingress import InboundEvent
@@ -17,7 +17,7 @@ from ledger.postings import Posting, PostingKind
 from schemas.bank_credited import BankCredited
 from schemas.bank_debited import BankDebited
 from schemas.commands import HoldFunds, MatchCredits, ReleaseHold, SettleClaims, SubmitRefund
-from schemas.order_paid import OrderPaid
+from schemas.order_paid import OrderPaid, Split
 from schemas.outgoing import OrderFunded, OrderRejected
 from schemas.reasons import Reason
 from workers.intake import conflict_id, refuse, refuse_conflicts, take_in
@@ -35,6 +35,7 @@ from workers.rounds import in_rounds
 
 log = structlog.get_logger(__name__)
 
+_SPLITS: TypeAdapter[tuple[Split, ...]] = TypeAdapter(tuple[Split, ...])
 
 # A payment and its credit may commit at the same moment without seeing each other; this much later
 # both are visible, and matching is tried once more. The sweep does the same for anything older.
@@ -112,10 +113,10 @@ def _receive_round(step: Step, events: Sequence[InboundEvent]) -> None:
         for event in fresh
         for row in [_judge_order(event, shops[event.sender_id], step.now)]
     }
-    written = store.insert_payments(step.connection, [row for _, row in rows.values()])
-    left_out = [pair for payment_id, pair in rows.items() if payment_id not in written]
+    known = store.insert_payments(step.connection, [row for _, row in rows.values()])
+    left_out = [pair for payment_id, pair in rows.items() if payment_id in known]
     refused_rows = _settle_left_out(step, left_out) if left_out else []
-    booked = [row for payment_id, (_, row) in rows.items() if payment_id in written]
+    booked = [row for payment_id, (_, row) in rows.items() if payment_id not in known]
     for row in [*booked, *refused_rows]:
         if row.reason is not None:
             _reject_order(step, row)
@@ -149,7 +150,7 @@ def _judge_order(event: InboundEvent, shop: store.ShopTerms, now: datetime) -> s
         amount_minor=order.amount,
         currency=order.currency,
         bank_reference=order.bank_reference,
-        splits=json.dumps([{"seller_id": s.seller_id, "amount": s.amount} for s in order.splits]),
+        splits=_SPLITS.dump_json(order.splits).decode(),
         protection_days=protection_days,
         paid_at=order.paid_at,
         received_at=now,
@@ -172,14 +173,13 @@ def _settle_left_out(
         else:
             conflicts.append(event)
     refuse_conflicts(step, conflicts, _order_rejection)
-    if len(store.insert_payments(step.connection, reference_taken)) != len(reference_taken):
+    if store.insert_payments(step.connection, reference_taken):
         raise LostRace("an order was booked by another worker at this moment")
     return reference_taken
 
 
 def _rejected(row: store.NewPayment, reason: Reason) -> store.NewPayment:
-    values = {name: getattr(row, name) for name in row.__slots__}
-    return store.NewPayment(**{**values, "state": "rejected", "reason": reason})
+    return row._replace(state="rejected", reason=reason)
 
 
 def _reject_order(step: Step, row: store.NewPayment) -> None:

@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from infra.postgres.bulk import insert_rows
+from infra.postgres.bulk import columns_of, insert_rows, insert_unless_known
 from infra.postgres.tables import bank_credits, bank_debits, payments
 from workers.payment.decisions import (
     OpenCredit,
@@ -18,9 +19,12 @@ from workers.payment.decisions import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class NewPayment:
-    """A row of `payments`; amounts are minor units, `splits` JSON text of {seller_id, amount}."""
+class NewPayment(NamedTuple):
+    """
+    A row of `payments`; amounts are minor units, `splits` JSON text of {seller_id, amount}.
+
+    A tuple, so that a batch of rows turns into its columns at once.
+    """
 
     payment_id: UUID
     shop_id: str
@@ -93,16 +97,14 @@ def find_shop_terms(connection: Connection, shop_ids: Iterable[str]) -> dict[str
 
 
 def insert_payments(connection: Connection, rows: Sequence[NewPayment]) -> set[UUID]:
-    """Insert payments whose order is new and whose bank reference is free; return the ids written."""
+    """Insert payments whose order is new and whose bank reference is free; return the ids left out."""
     ordered = sorted(rows, key=lambda row: (row.shop_id, row.order_id))
-    written = insert_rows(
-        connection,
-        payments,
-        [_columns(row) for row in ordered],
-        skip_existing=True,
-        returning=("payment_id",),
-    )
-    return {row.payment_id for row in written}
+    return {
+        row.payment_id
+        for row in insert_unless_known(
+            connection, payments, columns_of(NewPayment._fields, ordered), key=("payment_id",)
+        )
+    }
 
 
 def find_contents(connection: Connection, orders: Iterable[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
@@ -407,5 +409,5 @@ def find_holds_due_by(
     ]
 
 
-def _columns(row: NewPayment | NewCredit | NewDebit) -> dict[str, object]:
+def _columns(row: NewCredit | NewDebit) -> dict[str, object]:
     return {name: getattr(row, name) for name in row.__slots__}

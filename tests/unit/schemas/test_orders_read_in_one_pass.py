@@ -1,0 +1,168 @@
+"""The quick way of reading `order.paid` and the long way say the same, or the quick way says nothing."""
+
+import copy
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from schema_examples import VALID_DATA
+
+from schemas.envelope import BATCH_CONTENT_TYPE, MAX_EVENT_BYTES, SINGLE_CONTENT_TYPE, parse_message
+from schemas.inbound import InvalidData, validate_data
+from schemas.one_pass import read_orders_paid
+from schemas.order_paid import OrderPaid
+
+
+def an_event(**changes: Any) -> dict[str, Any]:
+    event = {
+        "specversion": "1.0",
+        "id": "e-1",
+        "source": "/shops/acme",
+        "type": "order.paid",
+        "time": "2026-11-23T08:00:00Z",
+        "datacontenttype": "application/json",
+        "data": copy.deepcopy(VALID_DATA["order.paid"]),
+    }
+    return event | changes
+
+
+def the_long_way(body: bytes, content_type: str) -> list[tuple[str, str, OrderPaid]]:
+    read = []
+    for envelope in parse_message(body, content_type):
+        assert envelope.type == "order.paid"
+        data = validate_data(envelope.type, envelope.data)
+        assert isinstance(data, OrderPaid), data
+        read.append((envelope.source, envelope.id, data))
+    return read
+
+
+def assert_same(body: bytes, content_type: str) -> bool:
+    """Whatever the quick way lets through, the long way reads alike; return whether it let it through."""
+    quick = read_orders_paid(body, content_type)
+    if quick is None:
+        return False
+    assert [(envelope.source, envelope.id, order) for envelope, order in quick] == the_long_way(
+        body, content_type
+    )
+    assert all(
+        one.content_hash() == other.content_hash()
+        for (_, one), (_, _, other) in zip(quick, the_long_way(body, content_type), strict=True)
+    )
+    return True
+
+
+def test_usual_messages_take_the_quick_way() -> None:
+    single = json.dumps(an_event()).encode()
+    compact = json.dumps(an_event(), separators=(",", ":")).encode()
+    batch = json.dumps([an_event(id=f"e-{number}") for number in range(256)]).encode()
+    least = an_event()
+    del least["time"], least["datacontenttype"], least["data"]["protection_days"]
+    assert assert_same(single, SINGLE_CONTENT_TYPE)
+    assert assert_same(compact, SINGLE_CONTENT_TYPE)
+    assert assert_same(json.dumps(least).encode(), SINGLE_CONTENT_TYPE)
+    assert len(batch) > MAX_EVENT_BYTES
+    assert assert_same(batch, BATCH_CONTENT_TYPE)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"amount": 12000', b'"amount": 12000, "amount": 12000'),
+        (b'"amount": 12000', b'"amount" : 1, "amount": 12000'),
+        (b'"amount": 12000', b'"amo\\u0075nt": 1, "amount": 12000'),
+        (b'"order_id": "o-1"', b'"order_id": "\\"", "order_id": "o-1"'),
+        (b'"seller_id": "s-1"', b'"seller_id": "s-9", "seller_id": "s-1"'),
+        (b'"type": "order.paid"', b'"type": "order.lost", "type": "order.paid"'),
+        (b'"time": "2026-11-23T08:00:00Z"', b'"time": null'),
+        (b'"time": "2026-11-23T08:00:00Z"', b'"time": "2026-02-30T08:00:00Z"'),
+        (b'"time": "2026-11-23T08:00:00Z"', b'"time": "2026-11-23T08:00:00Z", "traceparent": "00-1"'),
+        (b'"protection_days": 3', b'"protection_days": null'),
+        (b'"amount": 12000', b'"amount": 12000.0'),
+        (b'"amount": 12000', b'"amount": true'),
+        (b'"amount": 12000', b'"amount": 12001'),
+        (b'"source": "/shops/acme"', b'"source": "/banks/acme"'),
+        (b'"currency": "EUR"', b'"currency": "XXX"'),
+        (b'"id": "e-1"', b'"id": "e-\xff"'),
+        (b"}}", b"}} x"),
+        (b"}}", b"}"),
+    ],
+)
+def test_what_is_doubtful_takes_the_long_way(old: bytes, new: bytes) -> None:
+    body = json.dumps(an_event()).encode()
+    assert old in body
+    assert read_orders_paid(body.replace(old, new), SINGLE_CONTENT_TYPE) is None
+
+
+def test_event_padded_above_its_bound_is_never_let_through() -> None:
+    """Both ways refuse an event above 64 KiB, also one that is white space for the most part."""
+    event = json.dumps(an_event()).encode()
+    for gap in (b" " * MAX_EVENT_BYTES, b"\t" * MAX_EVENT_BYTES):
+        padded = event.replace(b'"data": ', b'"data": ' + gap)
+        assert read_orders_paid(padded, SINGLE_CONTENT_TYPE) is None
+        assert read_orders_paid(b"[" + padded + b"," + event + b"]", BATCH_CONTENT_TYPE) is None
+
+
+def test_largest_valid_event_is_far_below_the_bound() -> None:
+    """Why the quick way need not measure each event of a batch: only white space could make one too large."""
+    event = an_event(id="~" * 64, source="/shops/" + "a" * 64)
+    event["data"] |= {
+        "order_id": "~" * 64,
+        "buyer_id": "~" * 64,
+        "bank_reference": "A" * 35,
+        "amount": 10**15,
+        "splits": [{"seller_id": f"{number:~>64}", "amount": 10**15} for number in range(64)],
+    }
+    longest = json.dumps(event).encode()
+    # Every character may be spelled as an escape of six, and every token may have fifteen spaces around it.
+    assert 6 * sum(len(part) for part in longest.split(b'"')[1::2]) + 16 * 2 * 64 * 8 < MAX_EVENT_BYTES
+
+
+_VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(10**16), 10**16),
+    st.floats(),
+    st.text(max_size=70),
+    st.sampled_from(["EUR", "order.paid", "2026-11-23T08:00:00Z", "1.0", "/shops/acme", "s-1"]),
+    st.lists(st.integers(), max_size=2),
+)
+
+
+@given(st.data())
+def test_changed_messages_are_read_alike_or_left_to_the_long_way(data: st.DataObject) -> None:
+    event = an_event()
+    places = [event, event["data"], event["data"]["splits"][0]]
+    for _ in range(data.draw(st.integers(0, 2))):
+        place = data.draw(st.sampled_from(places))
+        name = data.draw(st.sampled_from([*place, "extra"]))
+        if data.draw(st.booleans()):
+            place[name] = data.draw(_VALUES)
+        else:
+            place.pop(name, None)
+    body = json.dumps(event, indent=data.draw(st.sampled_from([None, 1]))).encode()
+    assert_same(body, SINGLE_CONTENT_TYPE)
+    assert_same(b"[" + body + b"]", BATCH_CONTENT_TYPE)
+
+
+@given(st.data())
+def test_bytes_put_in_or_cut_out_anywhere_are_read_alike_or_left_to_the_long_way(data: st.DataObject) -> None:
+    body = json.dumps(an_event()).encode()
+    start = data.draw(st.integers(0, len(body)))
+    end = data.draw(st.integers(start, min(len(body), start + 40)))
+    put = data.draw(
+        st.one_of(
+            st.binary(max_size=4), st.sampled_from([b'"a":1,', b'"amount":1,', b'"id":"x",', b" ", b'\\"'])
+        )
+    )
+    assert_same(body[:start] + put + body[end:], SINGLE_CONTENT_TYPE)
+
+
+def test_data_that_the_long_way_refuses_is_never_let_through() -> None:
+    event = an_event()
+    event["data"]["splits"][1]["seller_id"] = "s-1"
+    body = json.dumps(event).encode()
+    (envelope,) = parse_message(body, SINGLE_CONTENT_TYPE)
+    assert isinstance(validate_data("order.paid", envelope.data), InvalidData)
+    assert read_orders_paid(body, SINGLE_CONTENT_TYPE) is None
