@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from infra.observability.logs import configure_logs
 from infra.postgres.engine import create_database_engine
 from infra.postgres.key_store import KeyStore
-from infra.postgres.migrate import current_revision, head_revision
+from infra.postgres.migrate import schema_problem
 from infra.postgres.step import Steps
 from infra.rabbitmq import supervisor
 from infra.rabbitmq.broker import HoldfastBroker
@@ -145,12 +145,9 @@ def check_deployment(engine: Engine, settings: Settings) -> None:
     """
     try:
         with engine.connect() as connection:
-            revision = current_revision(connection)
-            if revision != head_revision():
-                raise WrongDeployment(
-                    f"the database is at revision {revision or 'none'}, this code needs {head_revision()}:"
-                    " run `holdfast migrate`"
-                )
+            problem = schema_problem(connection)
+            if problem is not None:
+                raise WrongDeployment(problem)
             day_seconds = connection.execute(
                 text("SELECT protection_day_seconds FROM deployment")
             ).scalar_one_or_none()

@@ -12,7 +12,7 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
-from infra.postgres.migrate import current_revision, head_revision
+from infra.postgres.migrate import schema_problem
 from ledger.accounts import ASSET_KINDS, SELLER_KINDS, AccountKind
 from ledger.postings import ACCOUNTS_OF, MAX_AMOUNT_MINOR, PostingKind
 
@@ -64,9 +64,9 @@ def run_audit(connection: Connection) -> list[Finding]:
     Raises:
         SchemaNotCurrent: run the migrations, or the audit of the version that fits.
     """
-    revision = current_revision(connection)
-    if revision != head_revision():
-        raise SchemaNotCurrent(f"the database is at revision {revision or 'none'}, not {head_revision()}")
+    problem = schema_problem(connection)
+    if problem is not None:
+        raise SchemaNotCurrent(problem)
     connection.execute(text("SET LOCAL statement_timeout = 0"))
     return [_run(connection, check) for check in CHECKS]
 

@@ -65,6 +65,8 @@ deployment = Table(
     Column("deployment_id", SmallInteger, primary_key=True, autoincrement=False),
     Column("protection_day_seconds", Integer, nullable=False),
     _moment("created_at", default_now=True),
+    # The revision that code must know to work on this schema; set by what contracts.
+    Column("oldest_code", Text),
     CheckConstraint("deployment_id = 1", name="one_row"),
     CheckConstraint("protection_day_seconds > 0", name="day_length"),
 )
@@ -129,6 +131,18 @@ holdfast_keys = Table(
 )
 
 # --- messages -------------------------------------------------------------------------------------
+
+# Under which trace an event came in, so that what follows days later joins it. Written only with tracing on.
+trace_contexts = Table(
+    "trace_contexts",
+    metadata,
+    Column("source", Text, primary_key=True),
+    Column("event_id", Text, primary_key=True),
+    Column("traceparent", Text, nullable=False),
+    _moment("recorded_at"),
+    # Tidying up finds the oldest.
+    Index("trace_contexts_recorded_at_idx", "recorded_at", postgresql_using="brin"),
+)
 
 inbox = Table(
     "inbox",

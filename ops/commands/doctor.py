@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from infra.postgres.engine import create_database_engine
 from infra.postgres.key_store import find_own_public_keys
-from infra.postgres.migrate import current_revision, head_revision
+from infra.postgres.migrate import current_revision, pending_contraction, schema_problem
 from infra.rabbitmq.amqp import CONNECTION_ERRORS, connection_parameters
 from infra.rabbitmq.topology import WORK_QUEUES, verify
 from infra.settings import Settings, SettingsError
@@ -91,13 +91,12 @@ def _look_at_database() -> Iterator[Diagnosis]:
             version = connection.execute(text("SHOW server_version")).scalar_one()
             yield Diagnosis("database", True, f"PostgreSQL {version} at {database_place(settings)}")
             yield _clock(connection)
-            revision, head = current_revision(connection), head_revision()
-            if revision != head:
-                detail = f"revision {revision or 'none'}, this version needs {head}"
-                remedy = "run `holdfast migrate`" if revision < head else "run the version that migrated it"
+            problem = schema_problem(connection)
+            if problem is not None:
+                detail, _, remedy = problem.rpartition(": ")
                 yield Diagnosis("schema", False, detail, remedy)
                 return
-            yield Diagnosis("schema", True, f"revision {revision}")
+            yield _schema(connection)
             yield _day_length(connection, settings)
             yield _own_keys(connection)
             waiting = ", ".join(f"{count} {kind}" for kind, count in count_open(connection).items())
@@ -109,6 +108,14 @@ def _look_at_database() -> Iterator[Diagnosis]:
         yield Diagnosis("database", False, detail or sentence, remedy)
     finally:
         engine.dispose()
+
+
+def _schema(connection: Connection) -> Diagnosis:
+    revision, waiting = current_revision(connection), pending_contraction(connection)
+    if waiting is None:
+        return Diagnosis("schema", True, f"revision {revision}")
+    detail = f"revision {revision}; {waiting} waits until no process of an older release runs"
+    return Diagnosis("schema", True, detail, "then run `holdfast migrate --contract`")
 
 
 def _clock(connection: Connection) -> Diagnosis:
