@@ -125,7 +125,7 @@ def schema_problem(connection: Connection) -> str | None:
     if current in known:
         if known.index(current) >= known.index(needed_revision()):
             return None
-        return f"the database is at revision {current}, this code needs {needed_revision()}: run `holdfast migrate`"
+        return f"the database is at {current}, this code needs {needed_revision()}: run `holdfast migrate`"
     if not current:
         return f"the database has no schema, this code needs {needed_revision()}: run `holdfast migrate`"
     oldest_code = connection.execute(text("SELECT oldest_code FROM deployment")).scalar_one_or_none()
