@@ -25,6 +25,7 @@ from infra.security.peppers import BadPeppers, Peppers, parse_peppers
 
 DAY_SECONDS = 86_400
 ENCRYPTION_KEY_BYTES = 32
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "[::1]", "localhost"})
 
 
 class Environment(StrEnum):
@@ -64,6 +65,12 @@ def _listed(value: SecretStr) -> list[SecretStr]:
     return [SecretStr(part.strip()) for part in value.get_secret_value().split(",")]
 
 
+def _names_its_user(value: HttpUrl) -> HttpUrl:
+    if not value.username or not value.password:
+        raise ValueError("must name a user and password of the broker: https://user:password@host:15671")
+    return value
+
+
 class Settings(BaseSettings):
     """
     Everything that differs between installations.
@@ -75,6 +82,10 @@ class Settings(BaseSettings):
 
     environment: Environment = Environment.DEVELOPMENT
     broker_url: AmqpDsn = Field(repr=False)
+    # RabbitMQ's management API, with user and password; only `topology verify` and `doctor` read it.
+    broker_management_url: Annotated[HttpUrl, AfterValidator(_names_its_user)] | None = Field(
+        default=None, repr=False
+    )
     database_url: PostgresDsn = Field(repr=False)
     bank_url: HttpUrl | None = None
     # Encrypts private keys, HMAC secrets and payout destinations at rest (AES-256-GCM).
@@ -130,6 +141,18 @@ class Settings(BaseSettings):
             raise ValueError(f"HOLDFAST_PROTECTION_DAY_SECONDS must be {DAY_SECONDS} in production")
         if self.environment is Environment.PRODUCTION and os.environ.get("HOLDFAST_CRASH_AT"):
             raise ValueError("HOLDFAST_CRASH_AT must not be set in production")
+        return self
+
+    @model_validator(mode="after")
+    def _production_sends_no_password_in_clear(self) -> Self:
+        url = self.broker_management_url
+        if (
+            self.environment is Environment.PRODUCTION
+            and url is not None
+            and url.scheme != "https"
+            and url.host not in _LOOPBACK
+        ):
+            raise ValueError("HOLDFAST_BROKER_MANAGEMENT_URL must be https in production")
         return self
 
     @property

@@ -107,6 +107,13 @@ class Environment:
         return str(self.settings.broker_url)
 
     @property
+    def management_url(self) -> str | None:
+        """RabbitMQ's management API, with its user and password; None where nobody named it."""
+        self._must_have_asked(Need.BROKER)
+        url = self.settings.broker_management_url
+        return str(url) if url is not None else None
+
+    @property
     def vault(self) -> Vault:
         self._must_have_asked(Need.VAULT)
         return open_vault(self.settings)

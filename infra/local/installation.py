@@ -45,6 +45,7 @@ BANK_ID = "sim"
 _BANK_PROCESS = "bank"
 _BANK_COMMAND = ("python", "-m", "infra.local.bank")
 _SCALE_VARIABLE = "HOLDFAST_SCALE"
+_MANAGEMENT_VARIABLE = "HOLDFAST_BROKER_MANAGEMENT_URL"
 _DAY_VARIABLE = "HOLDFAST_PROTECTION_DAY_SECONDS"
 _DRAIN_SECONDS = 25.0
 # A process is killed only after the time in which it drains by itself.
@@ -89,6 +90,12 @@ class Installation:
         return self._given("HOLDFAST_BROKER_URL") or (private.url() if private else "")
 
     @property
+    def broker_management_url(self) -> str | None:
+        """The management API; a broker of the caller's has one only if the caller names it."""
+        private = self._services.rabbitmq
+        return self._given(_MANAGEMENT_VARIABLE) or (private.management_url if private else None)
+
+    @property
     def database_url(self) -> str:
         private = self._services.postgres
         return self._given("HOLDFAST_DATABASE_URL") or (private.url(DATABASE) if private else "")
@@ -111,6 +118,7 @@ class Installation:
                 if value or not name.startswith("HOLDFAST_")
             },
             "HOLDFAST_BROKER_URL": self.broker_url,
+            _MANAGEMENT_VARIABLE: self.broker_management_url or "",
             "HOLDFAST_DATABASE_URL": self.database_url,
             "HOLDFAST_BANK_URL": self.bank_url,
             "SIMULATED_BANK_JOURNAL": str(self._bank_folder / "journal"),
@@ -119,6 +127,8 @@ class Installation:
         }
         for only_for_us in (_SCALE_VARIABLE, READY_FILE_VARIABLE):
             variables.pop(only_for_us, None)
+        if not variables[_MANAGEMENT_VARIABLE]:
+            del variables[_MANAGEMENT_VARIABLE]
         return variables
 
     def up(self, announce: Announce = lambda _line: None) -> None:

@@ -1,4 +1,4 @@
-"""A private RabbitMQ node: own ports, name service, cookie, data and logs; loopback only, no plugins."""
+"""A private RabbitMQ node: own ports, name service, cookie, data and logs; loopback only."""
 
 import os
 import re
@@ -56,6 +56,12 @@ class PrivateRabbitMQ:
         port = remembered_ports(self._ports).get("amqp", 0)
         return f"amqp://{USER}:{self._password()}@{LOOPBACK}:{port}/{quote(vhost, safe='')}"
 
+    @property
+    def management_url(self) -> str | None:
+        """Return the URL of the management API with its user; None before the first start with one."""
+        port = remembered_ports(self._ports).get("management")
+        return f"http://{USER}:{self._password()}@{LOOPBACK}:{port}" if port else None
+
     def start(self) -> None:
         """Start the node without waiting for it."""
         if self.is_running:
@@ -67,8 +73,8 @@ class PrivateRabbitMQ:
                 "RabbitMQ is not installed: run `make up`, or set HOLDFAST_BROKER_URL to your server"
             )
         stop_recorded(self._names_record, timeout_s=5)
-        ports = choose_ports(self._ports, ["amqp", "distribution", "names"])
-        self._write_configuration(ports["amqp"])
+        ports = choose_ports(self._ports, ["amqp", "distribution", "names", "management"])
+        self._write_configuration(ports)
         environment = self._environment(ports)
         start_background(
             [name_service, "-address", LOOPBACK, "-port", str(ports["names"])],
@@ -153,22 +159,26 @@ class PrivateRabbitMQ:
     def _password(self) -> str:
         return secret(self.folder / "password", lambda: secrets.token_urlsafe(24))
 
-    def _write_configuration(self, port: int) -> None:
+    def _write_configuration(self, ports: dict[str, int]) -> None:
         self._home.mkdir(parents=True, exist_ok=True)
         cookie = self._home / ".erlang.cookie"
         secret(cookie, lambda: secrets.token_hex(24))
         cookie.chmod(0o400)
         settings = {
-            "listeners.tcp.1": f"{LOOPBACK}:{port}",
+            "listeners.tcp.1": f"{LOOPBACK}:{ports['amqp']}",
             "default_user": USER,
             "default_pass": self._password(),
             "default_vhost": DEFAULT_VHOST,
             "log.file.level": "info",
             "log.console": "false",
+            # What exists is all that is asked of the management API; counting costs the node's time.
+            "management.tcp.ip": LOOPBACK,
+            "management.tcp.port": str(ports["management"]),
+            "management_agent.disable_metrics_collector": "true",
         }
         text = "".join(f"{name} = {value}\n" for name, value in settings.items())
         write_whole(self.folder / "rabbitmq.conf", text, mode=0o600)
-        write_whole(self.folder / "enabled_plugins", "[].\n")
+        write_whole(self.folder / "enabled_plugins", "[rabbitmq_management].\n")
 
     def _environment(self, ports: dict[str, int]) -> dict[str, str]:
         """Return a node's whole environment: nothing of the caller's or of the system's gets in."""

@@ -109,8 +109,13 @@ class Drift(StrEnum):
 
     MISSING_EXCHANGE = "missing_exchange"
     DIFFERENT_EXCHANGE = "different_exchange"
+    FOREIGN_EXCHANGE = "foreign_exchange"
     MISSING_QUEUE = "missing_queue"
     DIFFERENT_QUEUE = "different_queue"
+    FOREIGN_QUEUE = "foreign_queue"
+    MISSING_BINDING = "missing_binding"
+    FOREIGN_BINDING = "foreign_binding"
+    POLICY = "policy"
     BROKER_TOO_OLD = "broker_too_old"
     FEATURE_FLAG_OFF = "feature_flag_off"
 
@@ -261,12 +266,14 @@ def verify(connection_url: str, day_seconds: int) -> list[Finding]:
     """
     Compare the broker with what is written here, over plain AMQP, changing nothing.
 
-    Bindings cannot be read over AMQP; `apply` restores a missing one.
+    Bindings, and what does not belong here, cannot be seen over AMQP: `infra.rabbitmq.verification` adds
+    what the management API shows.
     """
     wanted = topology(day_seconds)
+    findings = list(_feature_flag_findings(connection_url))
     connection = pika.BlockingConnection(connection_parameters(connection_url, name="topology"))
     try:
-        findings = [*_version_findings(connection), *_feature_flag_findings(connection)]
+        findings += _version_findings(connection)
         for exchange in wanted.exchanges:
             findings += _exchange_findings(connection, exchange)
         for queue in wanted.queues:
@@ -286,16 +293,21 @@ def _version_findings(connection: Any) -> Iterator[Finding]:  # noqa: ANN401 - p
         yield Finding(Drift.BROKER_TOO_OLD, "rabbitmq", f"version {text}; {oldest} is the oldest that works")
 
 
-def _feature_flag_findings(connection: Any) -> Iterator[Finding]:  # noqa: ANN401 - pika is untyped
+def _feature_flag_findings(connection_url: str) -> Iterator[Finding]:
     """Without `stream_queue` RabbitMQ quietly dead-letters at most once; only a stream shows if it is on."""
     name = f"holdfast.probe.{uuid.uuid4()}"
-    channel = connection.channel()
     try:
-        channel.queue_declare(name, durable=True, arguments={"x-queue-type": "stream"})
-        channel.queue_delete(name)
-        channel.close()
-    except pika.exceptions.AMQPChannelError as error:
-        yield Finding(Drift.FEATURE_FLAG_OFF, "stream_queue", f"dead-lettering is not at-least-once: {error}")
+        # Of its own: where the flag is off, the broker answers by closing the connection.
+        with _channel(connection_url) as channel:
+            channel.queue_declare(name, durable=True, arguments={"x-queue-type": "stream"})
+            channel.queue_delete(name)
+    except (pika.exceptions.ChannelClosedByBroker, pika.exceptions.ConnectionClosedByBroker) as error:
+        yield Finding(
+            Drift.FEATURE_FLAG_OFF,
+            "stream_queue",
+            "dead-lettering is at most once without it: delayed messages may be lost; run"
+            f" `rabbitmqctl enable_feature_flag stream_queue` ({error.reply_code} {error.reply_text})",
+        )
 
 
 def _exchange_findings(connection: Any, exchange: Exchange) -> Iterator[Finding]:  # noqa: ANN401 - untyped

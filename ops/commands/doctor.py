@@ -15,7 +15,9 @@ from infra.postgres.engine import create_database_engine
 from infra.postgres.key_store import find_own_public_keys
 from infra.postgres.migrate import current_revision, pending_contraction, schema_problem
 from infra.rabbitmq.amqp import CONNECTION_ERRORS, connection_parameters
-from infra.rabbitmq.topology import WORK_QUEUES, verify
+from infra.rabbitmq.management import ManagementUnavailable
+from infra.rabbitmq.topology import WORK_QUEUES
+from infra.rabbitmq.verification import Verdict, judge_broker
 from infra.settings import Settings, SettingsError
 from ops.environment import Environment, Need
 from ops.failures import (
@@ -173,24 +175,60 @@ def _look_at_broker() -> Iterator[Diagnosis]:
         finally:
             if connection.is_open:
                 connection.close()
-        findings = verify(url, settings.protection_day_seconds)
+        verdict = _judge_broker(settings)
+    except ManagementUnavailable as error:
+        detail, _, remedy = str(error).rpartition(": ")
+        yield Diagnosis("broker management", False, detail, remedy)
+        verdict = None
     except CONNECTION_ERRORS as error:
         sentence = describe_broker_error(error, settings)
         detail, _, remedy = sentence.rpartition(": ")
         yield Diagnosis("broker", False, detail or sentence, remedy)
         return
-    if findings:
-        detail = "; ".join(f"{finding.drift} {finding.name}" for finding in findings)
-        yield Diagnosis("topology", False, detail, "run `holdfast topology apply`, then `topology verify`")
-    else:
-        yield Diagnosis("topology", True, "as this version needs it")
+    if verdict is not None:
+        yield _topology(verdict)
     if unattended:
         detail = f"nobody consumes {', '.join(unattended)}"
         workers = sorted({queue.partition(".")[0] for queue in unattended})
         remedy = f"start the workers {', '.join(workers)} (Procfile)"
         yield Diagnosis("workers", False, detail, remedy)
-    elif not findings:
+    elif verdict is not None and verdict.ok:
         yield Diagnosis("workers", True, "every work queue has a consumer")
+
+
+def _judge_broker(settings: Settings) -> Verdict:
+    management = settings.broker_management_url
+    return judge_broker(
+        str(settings.broker_url),
+        str(management) if management is not None else None,
+        settings.protection_day_seconds,
+        shop_ids=_registered_shops(),
+    )
+
+
+def _registered_shops() -> list[str]:
+    """Return whose event queue there must be; where the database is away, that is its own finding."""
+    settings = _settings(Need.DATABASE)
+    if settings is None:
+        return []
+    engine = create_database_engine(settings, application_name="holdfast-doctor")
+    try:
+        with engine.connect() as connection:
+            return list(connection.execute(text("SELECT shop_id FROM shops")).scalars())
+    except SQLAlchemyError:
+        return []
+    finally:
+        engine.dispose()
+
+
+def _topology(verdict: Verdict) -> Diagnosis:
+    if not verdict.ok:
+        detail = "; ".join(f"{finding.drift} {finding.name}" for finding in verdict.findings)
+        return Diagnosis("topology", False, detail, "run `holdfast topology apply`, then `topology verify`")
+    if verdict.not_checked:
+        detail = f"as this version needs it; not checked: {'; not checked: '.join(verdict.not_checked)}"
+        return Diagnosis("topology", True, detail)
+    return Diagnosis("topology", True, "as this version needs it")
 
 
 def _unattended_queues(connection: pika.BlockingConnection) -> list[str]:

@@ -4,11 +4,15 @@ from dataclasses import asdict
 
 import typer
 
-from infra.rabbitmq.topology import apply, topology, verify
+from infra.rabbitmq.management import ManagementUnavailable
+from infra.rabbitmq.topology import apply, topology
+from infra.rabbitmq.verification import judge_broker
 from ops.environment import Environment, Need
-from ops.failures import NO, broker_failures
+from ops.failures import NO, CommandFailed, broker_failures
 from ops.options import JsonOption
 from ops.output import print_json, print_table, say
+
+_AS_NEEDED = "the broker is as this version needs it"
 
 app = typer.Typer(help="The broker's exchanges, queues and bindings.", no_args_is_help=True)
 
@@ -36,16 +40,30 @@ def apply_topology(*, json: JsonOption = False) -> None:
 def verify_topology(*, json: JsonOption = False) -> None:
     """Compare the broker with what this version needs, changing nothing; exits 1 if it differs."""
     environment = Environment(Need.BROKER)
+    day_seconds = environment.settings.protection_day_seconds
     with broker_failures(environment.settings):
-        findings = verify(environment.broker_url, environment.settings.protection_day_seconds)
+        try:
+            verdict = judge_broker(environment.broker_url, environment.management_url, day_seconds)
+        except ManagementUnavailable as error:
+            raise CommandFailed(str(error)) from error
     if json:
-        print_json({"ok": not findings, "findings": [asdict(finding) for finding in findings]})
-    elif findings:
+        print_json(
+            {
+                "ok": verdict.ok,
+                "findings": [asdict(finding) for finding in verdict.findings],
+                "not_checked": list(verdict.not_checked),
+            }
+        )
+    elif verdict.ok:
+        say("what was checked is as this version needs it" if verdict.not_checked else _AS_NEEDED)
+    else:
         print_table(
-            ("what", "name", "detail"), [(found.drift, found.name, found.detail) for found in findings]
+            ("what", "name", "detail"),
+            [(found.drift, found.name, found.detail) for found in verdict.findings],
         )
         say("`holdfast topology apply` declares what is missing; what differs must be deleted, empty, before")
-    else:
-        say("the broker is as this version needs it")
-    if findings:
+    if not json:
+        for sentence in verdict.not_checked:
+            say(f"not checked: {sentence}")
+    if not verdict.ok:
         raise typer.Exit(NO)

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from broker_access import channel
@@ -78,7 +79,30 @@ def test_topology_verify_says_no_until_it_is_applied(
     assert "run `holdfast topology apply`" in too_early.err
     assert holdfast("topology", "apply").exit_code == 0
     after = holdfast("topology", "verify", "--json")
-    assert (after.exit_code, after.json) == (0, {"ok": True, "findings": []})
+    assert (after.exit_code, after.json["ok"], after.json["findings"]) == (0, True, [])
+    assert "HOLDFAST_BROKER_MANAGEMENT_URL" in after.json["not_checked"][0]
+    assert "not checked: bindings" in holdfast("topology", "verify").out
+
+
+def test_topology_verify_and_doctor_see_through_the_management_api_what_amqp_hides(
+    registered: Holdfast, broker_url: str, test_servers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert test_servers.rabbitmq is not None, "run this without HOLDFAST_BROKER_URL"
+    monkeypatch.setenv("HOLDFAST_BROKER_MANAGEMENT_URL", test_servers.rabbitmq.management_url)
+    assert registered("topology", "verify", "--json").json == {"ok": True, "findings": [], "not_checked": []}
+    with channel(broker_url) as open_channel:
+        open_channel.queue_delete("events.acme")
+        open_channel.queue_unbind("payment.intake", "holdfast.inbound", "order.paid")
+    verified = registered("topology", "verify")
+    assert verified.exit_code == 1
+    assert "holdfast.inbound -order.paid-> payment.intake" in verified.out
+    checks = {check["name"]: check for check in registered("doctor", "--json").json["checks"]}
+    assert "missing_queue events.acme" in checks["topology"]["detail"]
+    monkeypatch.setenv("HOLDFAST_BROKER_MANAGEMENT_URL", "http://nobody:secret@127.0.0.1:1")
+    refused = registered("topology", "verify")
+    assert (refused.exit_code, refused.err.count("\n")) == (1, 1)
+    assert "HOLDFAST_BROKER_MANAGEMENT_URL" in refused.err
+    assert "secret" not in refused.err
 
 
 def test_a_shop_has_its_queue_and_the_safest_terms_by_default(registered: Holdfast, broker_url: str) -> None:
