@@ -26,6 +26,7 @@ class PostingKind(StrEnum):
     RELEASED = "released"  # cause: hold
     FEE_TAKEN = "fee_taken"  # cause: hold
     PAYOUT_RESERVED = "payout_reserved"  # cause: withdrawal
+    PAYOUT_CANCELLED = "payout_cancelled"  # cause: withdrawal
     PAYOUT_SETTLED = "payout_settled"  # cause: withdrawal
     PAYOUT_FAILED = "payout_failed"  # cause: withdrawal
     PAYOUT_RETURNED = "payout_returned"  # cause: withdrawal
@@ -55,6 +56,7 @@ ACCOUNTS_OF: dict[PostingKind, tuple[AccountKind, AccountKind]] = {
     PostingKind.RELEASED: (_K.HELD, _K.AVAILABLE),
     PostingKind.FEE_TAKEN: (_K.HELD, _K.FEES),
     PostingKind.PAYOUT_RESERVED: (_K.AVAILABLE, _K.IN_PAYOUT),
+    PostingKind.PAYOUT_CANCELLED: (_K.IN_PAYOUT, _K.AVAILABLE),
     PostingKind.PAYOUT_SETTLED: (_K.IN_PAYOUT, _K.BANK_CASH),
     PostingKind.PAYOUT_FAILED: (_K.IN_PAYOUT, _K.AVAILABLE),
     PostingKind.PAYOUT_RETURNED: (_K.BANK_CASH, _K.AVAILABLE),

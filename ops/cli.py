@@ -19,11 +19,14 @@ from ops.commands import (
     doctor,
     events,
     keys,
+    payouts,
     quarantine,
+    sellers,
     shops,
     statement,
     topology,
     trace,
+    withdrawals,
 )
 from ops.failures import BAD_USAGE, NO, CommandFailed, one_line
 from ops.output import complain
@@ -40,6 +43,9 @@ app = typer.Typer(
 app.command("migrate")(database.migrate_database)
 app.add_typer(topology.app, name="topology")
 app.add_typer(shops.app, name="shop")
+app.add_typer(sellers.app, name="seller")
+app.add_typer(withdrawals.app, name="withdrawal")
+app.add_typer(payouts.app, name="payouts")
 app.add_typer(banks.app, name="bank")
 app.add_typer(keys.app, name="keys")
 app.command("balances")(balances.show_balances)

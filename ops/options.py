@@ -26,7 +26,8 @@ def _owner_id(value: str | None) -> str | None:
     return value
 
 
-def _external_id(value: str | None) -> str | None:
+def external_id(value: str | None) -> str | None:
+    """Check an id that a shop has made; for options and arguments of a command's own."""
     if value is not None and not _EXTERNAL_ID.match(value):
         raise typer.BadParameter("1 to 64 printable ASCII characters")
     return value
@@ -52,14 +53,21 @@ def _given_text(value: str) -> str:
 
 
 ShopArgument = Annotated[str, typer.Argument(metavar="SHOP", help="The shop's id.", callback=_owner_id)]
+SellerArgument = Annotated[
+    str, typer.Argument(metavar="SELLER", help="The seller's id.", callback=external_id)
+]
+WithdrawalArgument = Annotated[
+    str, typer.Argument(metavar="WITHDRAWAL", help="The withdrawal's id.", callback=external_id)
+]
+OptionalShopOption = Annotated[str | None, typer.Option("--shop", help="Only this shop.", callback=_owner_id)]
 ShopOption = Annotated[str, typer.Option("--shop", help="The shop's id.", callback=_owner_id)]
 BankArgument = Annotated[str, typer.Argument(metavar="BANK", help="The bank's id.", callback=_owner_id)]
 SellerOption = Annotated[
-    str | None, typer.Option("--seller", help="One seller of the shop.", callback=_external_id)
+    str | None, typer.Option("--seller", help="One seller of the shop.", callback=external_id)
 ]
-OrderOption = Annotated[str | None, typer.Option("--order", help="An order's id.", callback=_external_id)]
+OrderOption = Annotated[str | None, typer.Option("--order", help="An order's id.", callback=external_id)]
 WithdrawalOption = Annotated[
-    str | None, typer.Option("--withdrawal", help="A withdrawal's id.", callback=_external_id)
+    str | None, typer.Option("--withdrawal", help="A withdrawal's id.", callback=external_id)
 ]
 SinceOption = Annotated[
     datetime,

@@ -48,6 +48,13 @@ class CheckPassword(Command):
     attempt_ids: Ids
 
 
+class ResumeWithdrawal(Command):
+    """Let withdrawals go on that have waited for their cooling-off."""
+
+    NAME: ClassVar[str] = "resume_withdrawal"
+    payout_ids: Ids
+
+
 class SubmitTransfer(Command):
     NAME: ClassVar[str] = "submit_transfer"
     payout_ids: Ids
@@ -94,6 +101,7 @@ COMMANDS: dict[str, type[Command]] = {
         ReleaseHold,
         MatchCredits,
         CheckPassword,
+        ResumeWithdrawal,
         SubmitTransfer,
         CheckTransfer,
         SettleClaims,

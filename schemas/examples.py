@@ -120,6 +120,16 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "amount": 1000,
         "currency": "EUR",
     },
+    "withdrawal.pending": {
+        "withdrawal_id": "w-3",
+        "event_id": "e-10",
+        "seller_id": "s-1",
+        "amount": 1000,
+        "currency": "EUR",
+        "reason": "cooling_off",
+        "detail": "the password or the destination was changed; it goes on by itself",
+        "until": "2026-11-24T08:00:00Z",
+    },
     "withdrawal.rejected": {
         "withdrawal_id": "w-2",
         "event_id": "e-9",

@@ -83,6 +83,13 @@ class WithdrawalAccepted(_Answer):
     currency: str | None = None
 
 
+class WithdrawalPending(WithdrawalAccepted):
+    """The money is set aside; `until` where it goes on by itself, none where people decide."""
+
+    TYPE: ClassVar[str] = "withdrawal.pending"
+    until: Moment | None = None
+
+
 class WithdrawalRejected(WithdrawalAccepted):
     TYPE: ClassVar[str] = "withdrawal.rejected"
 
@@ -168,6 +175,7 @@ OUTGOING: dict[str, type[OutgoingData]] = {
         SellerAccepted,
         SellerRejected,
         WithdrawalAccepted,
+        WithdrawalPending,
         WithdrawalRejected,
         PayoutSubmitted,
         PayoutSettled,

@@ -1,6 +1,6 @@
 """What every inbound event goes through before its own rules: seen before? valid at all?"""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from uuid import UUID
 
 from infra.postgres.inbox import Arrival, Seen, Sighting, change_answers, register_arrivals
@@ -24,18 +24,21 @@ def take_in(
     *,
     answer_id: Callable[[InboundEvent], UUID | None],
     rejection: Rejection,
+    told_before: Callable[[UUID], Iterable[UUID]] = lambda _answer_id: (),
 ) -> list[InboundEvent]:
     """
     Record events in the inbox and return those that are new and valid; answer the others.
 
-    A repeat gets the first answer again under its first id; other content under a known id and data
-    that breaks the schema are refused. No `(source, id)` may stand twice in one call.
+    A repeat gets the first answer again under its first id, and what was told before it (`told_before`
+    names that by the answer's id); other content under a known id and data that breaks the schema are
+    refused. No `(source, id)` may stand twice in one call.
     """
     arrivals = [_arrival(event, answer_id) for event in events]
     fresh: list[InboundEvent] = []
     for event, seen in zip(events, register_arrivals(step.connection, arrivals, now=step.now), strict=True):
         if seen.sighting is Sighting.SAME_AGAIN:
-            step.emit_again([seen.answer_id])
+            if seen.answer_id is not None:
+                step.emit_again([*told_before(seen.answer_id), seen.answer_id])
         elif seen.sighting is Sighting.OTHER_CONTENT:
             refuse(
                 step,

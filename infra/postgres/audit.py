@@ -450,9 +450,10 @@ _FUNDED_PAYMENTS_HAVE_THEIR_CREDIT = """
 
 # --- withdrawals ----------------------------------------------------------------------------------
 
+# The money is set aside when the password was right: also of one that waits, or was given up after it had.
 _WITHDRAWALS_HAD_ONE_PASSWORD = f"""
     SELECT w.shop_id || '/' || w.withdrawal_id AS example,
-           CASE WHEN w.state = 'accepted' THEN
+           CASE WHEN w.state IN ('accepted', 'pending') OR w.pending_reason IS NOT NULL THEN
                reserved.amount_minor IS DISTINCT FROM w.amount_minor
                OR (reserved.shop_id, reserved.seller_id, reserved.currency)
                   IS DISTINCT FROM (w.shop_id, w.seller_id, w.currency)
@@ -473,6 +474,38 @@ _WITHDRAWALS_HAD_ONE_PASSWORD = f"""
         WHERE a.purpose = 'withdrawal'
         GROUP BY a.payout_id
     ) AS checked ON checked.payout_id = w.payout_id
+"""
+
+_CANCELLED_MONEY_IS_BACK = f"""
+    SELECT w.shop_id || '/' || w.withdrawal_id AS example,
+           CASE WHEN w.state = 'rejected' AND w.pending_reason IS NOT NULL
+                THEN cancelled.amount_minor IS DISTINCT FROM w.amount_minor
+                ELSE cancelled.posting_id IS NOT NULL END AS broken
+    FROM withdrawals AS w
+    LEFT JOIN postings AS cancelled
+        ON cancelled.cause_id = w.payout_id AND cancelled.kind = '{PostingKind.PAYOUT_CANCELLED}'
+    WHERE w.pending_reason IS NOT NULL OR cancelled.posting_id IS NOT NULL
+"""
+
+# The names are compared as the database compares them when they are written.
+_REVIEWS_HAD_TWO_NAMES = """
+    SELECT w.shop_id || '/' || w.withdrawal_id AS example,
+           CASE WHEN w.state = 'pending' AND w.pending_reason = 'over_limit' THEN r.decided_at IS NOT NULL
+           ELSE r.decided_at IS NULL
+                OR r.verdict IS DISTINCT FROM CASE w.state WHEN 'rejected' THEN 'reject' ELSE 'approve' END
+                OR lower(trim(r.proposed_by)) = lower(trim(r.decided_by)) END AS broken
+    FROM withdrawals AS w LEFT JOIN withdrawal_reviews AS r ON r.payout_id = w.payout_id
+    -- One that only cools off needs nobody's word, unless it was rejected or somebody has spoken.
+    WHERE w.over_limit IS NOT NULL AND NOT (w.state = 'pending' AND w.pending_reason = 'cooling_off')
+       OR w.state = 'rejected' AND w.pending_reason IS NOT NULL
+"""
+
+_NOTHING_LEFT_BEFORE_ITS_COOLING_OFF = """
+    SELECT w.shop_id || '/' || w.withdrawal_id AS example,
+           w.state = 'accepted' AND (w.decided_at < w.pending_until OR t.created_at < w.pending_until)
+           AS broken
+    FROM withdrawals AS w LEFT JOIN transfers AS t ON t.payout_id = w.payout_id
+    WHERE w.pending_until IS NOT NULL
 """
 
 _ONE_INSTRUCTION_PER_WITHDRAWAL = """
@@ -572,6 +605,8 @@ _CLAIMS_ADD_UP = f"""
 
 # --- what was said --------------------------------------------------------------------------------
 
+_WITHDRAWAL_ANSWER: Final = _key_id("withdrawal_answer", "shop_id", "withdrawal_id")
+
 _EVERY_FACT_HAS_ITS_EVENT = f"""
     WITH facts AS (
         SELECT p.shop_id, {_key_id("order_answer", "p.shop_id", "p.order_id")} AS event_id,
@@ -585,8 +620,13 @@ _EVERY_FACT_HAS_ITS_EVENT = f"""
         SELECT shop_id, {_derived_id("'hold_released'", "hold_id")}, 'hold.released'
         FROM holds WHERE state = 'released'
         UNION ALL
-        SELECT shop_id, {_key_id("withdrawal_answer", "shop_id", "withdrawal_id")}, 'withdrawal.' || state
+        SELECT shop_id, {_WITHDRAWAL_ANSWER}, 'withdrawal.' || state
         FROM withdrawals WHERE state IN ('accepted', 'rejected')
+        UNION ALL
+        SELECT shop_id,
+               {_derived_id("'withdrawal_pending:' || pending_reason", _WITHDRAWAL_ANSWER)},
+               'withdrawal.pending'
+        FROM withdrawals WHERE pending_reason IS NOT NULL
         UNION ALL
         SELECT w.shop_id, {_derived_id("said.type", "t.payout_id")}, said.type
         FROM transfers AS t
@@ -623,7 +663,14 @@ _EVERY_FACT_HAS_ITS_EVENT = f"""
 
 _EVERY_EVENT_HAS_ITS_ANSWER = f"""
     SELECT i.source || ' ' || i.event_id AS example, e.event_id IS NULL
-           AND i.received_at < clock_timestamp() - {_BOUND} AS broken
+           AND i.received_at < clock_timestamp() - {_BOUND}
+           -- Told that it waits; that it does not rest for ever is another check.
+           AND NOT (i.type = 'withdrawal.requested' AND EXISTS (
+               SELECT FROM events AS told
+               WHERE told.event_id IN (
+                   {_derived_id("'withdrawal_pending:over_limit'", "i.answer_id")},
+                   {_derived_id("'withdrawal_pending:cooling_off'", "i.answer_id")})
+           )) AS broken
     FROM inbox AS i LEFT JOIN events AS e ON e.event_id = i.answer_id
     WHERE i.answer_id IS NOT NULL
 """
@@ -681,15 +728,31 @@ _PASSWORDS_ARE_DECIDED = f"""
     FROM withdrawals AS w WHERE w.state = 'checking'
 """
 
+# Those whose cooling-off is over go on by themselves. Those over a limit wait for people, who see them in
+# `holdfast withdrawal list` and `holdfast doctor`; so do those that somebody has proposed to reject.
+_COOLED_OFF_WITHDRAWALS_GO_ON = f"""
+    SELECT w.shop_id || '/' || w.withdrawal_id AS example,
+           w.pending_until < clock_timestamp() - {_BOUND}
+           AND NOT EXISTS (SELECT FROM withdrawal_reviews AS r
+                           WHERE r.payout_id = w.payout_id AND r.decided_at IS NULL) AS broken
+    FROM withdrawals AS w WHERE w.state = 'pending' AND w.pending_reason = 'cooling_off'
+"""
+
+# What is ready is not handed over while an operator has paused it; when payouts resume, the clock starts.
+_IS_PAUSED: Final = "EXISTS (SELECT FROM payout_pauses AS p WHERE p.shop_id IN ('*', {shop}))"
+
 _TRANSFERS_ARE_ASKED_FOR = f"""
-    SELECT end_to_end_id AS example,
-           touched_at < clock_timestamp()
-               - CASE WHEN state IN ('submitted', 'unknown') THEN {_BANK_BOUND} ELSE {_BOUND} END AS broken
-    FROM transfers WHERE state IN ('ready', 'sending', 'unknown', 'submitted')
+    SELECT t.end_to_end_id AS example,
+           t.touched_at < clock_timestamp()
+               - CASE WHEN t.state IN ('submitted', 'unknown') THEN {_BANK_BOUND} ELSE {_BOUND} END
+           AND NOT (t.state = 'ready' AND {_IS_PAUSED.format(shop="w.shop_id")}) AS broken
+    FROM transfers AS t LEFT JOIN withdrawals AS w ON w.payout_id = t.payout_id
+    WHERE t.state IN ('ready', 'sending', 'unknown', 'submitted')
     UNION ALL
     SELECT r.end_to_end_id, greatest(r.touched_at, CASE r.state WHEN 'waiting' THEN p.funded_at END)
                < clock_timestamp()
                - CASE WHEN r.state IN ('submitted', 'unknown') THEN {_BANK_BOUND} ELSE {_BOUND} END
+           AND NOT (r.state IN ('waiting', 'ready') AND {_IS_PAUSED.format(shop="r.shop_id")})
     FROM refunds AS r JOIN payments AS p ON p.payment_id = r.payment_id
     WHERE r.state IN ('ready', 'sending', 'unknown', 'submitted')
        OR (r.state = 'waiting' AND p.funded_at IS NOT NULL)
@@ -844,6 +907,24 @@ CHECKS: Final[tuple[Check, ...]] = (
     ),
     Check(
         7,
+        "cancelled_money_is_back",
+        "what was given up in review is withdrawable again, once",
+        _CANCELLED_MONEY_IS_BACK,
+    ),
+    Check(
+        7,
+        "reviews_had_two_names",
+        "nothing over a limit left, and nothing was given up, on one name's word",
+        _REVIEWS_HAD_TWO_NAMES,
+    ),
+    Check(
+        7,
+        "nothing_left_before_its_cooling_off",
+        "no withdrawal went on before its time",
+        _NOTHING_LEFT_BEFORE_ITS_COOLING_OFF,
+    ),
+    Check(
+        7,
         "one_instruction_per_withdrawal",
         "every accepted withdrawal has one bank instruction, no other any",
         _ONE_INSTRUCTION_PER_WITHDRAWAL,
@@ -865,6 +946,12 @@ CHECKS: Final[tuple[Check, ...]] = (
     Check(9, "received_payments_are_held", "no payment rests without its holds", _RECEIVED_PAYMENTS_ARE_HELD),
     Check(9, "due_holds_are_released", "no hold rests that may be released", _DUE_HOLDS_ARE_RELEASED),
     Check(9, "passwords_are_decided", "no password check rests undecided", _PASSWORDS_ARE_DECIDED),
+    Check(
+        9,
+        "cooled_off_withdrawals_go_on",
+        "no withdrawal rests whose cooling-off is over",
+        _COOLED_OFF_WITHDRAWALS_GO_ON,
+    ),
     Check(
         9,
         "transfers_are_asked_for",

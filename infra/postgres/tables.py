@@ -582,10 +582,81 @@ withdrawals = Table(
     Column("reason", Text, nullable=True),
     _moment("requested_at"),
     _moment("decided_at", nullable=True),
+    # When the password was right and the money was set aside: what limits count by.
+    _moment("reserved_at", nullable=True),
+    # Why it waits or has waited last; what it is over; and when its cooling-off ends.
+    Column("pending_reason", Text, nullable=True),
+    Column("over_limit", Text, nullable=True),
+    _moment("pending_until", nullable=True),
     CheckConstraint("state IN ('checking', 'pending', 'accepted', 'rejected')", name="state"),
     CheckConstraint("(state = 'rejected') = (reason IS NOT NULL)", name="reason"),
     CheckConstraint("amount_minor BETWEEN 1 AND 1000000000000000", name="amount"),
+    CheckConstraint(
+        "state <> 'pending' OR (pending_reason IS NOT NULL AND reserved_at IS NOT NULL)", name="pending"
+    ),
     UniqueConstraint("shop_id", "withdrawal_id"),  # the business key
+    # What a seller, or a shop as a whole, has withdrawn of late: the limits.
+    Index(
+        "withdrawals_of_seller_idx",
+        "shop_id",
+        "seller_id",
+        "reserved_at",
+        postgresql_where=text("reserved_at IS NOT NULL"),
+    ),
+    Index(
+        "withdrawals_of_shop_idx",
+        "shop_id",
+        "reserved_at",
+        postgresql_where=text("reserved_at IS NOT NULL"),
+    ),
+    # Those that wait: the sweep, and the operators' list.
+    Index("withdrawals_pending_idx", "pending_until", postgresql_where=text("state = 'pending'")),
+)
+
+# What may leave without review, for a shop as a whole, for each of its sellers, or for one of them.
+withdrawal_limits = Table(
+    "withdrawal_limits",
+    metadata,
+    Column("shop_id", Text, primary_key=True),
+    Column("scope", Text, primary_key=True),
+    Column("seller_id", Text, primary_key=True),
+    Column("currency", Text, primary_key=True),
+    Column("per_withdrawal_minor", BigInteger, nullable=True),
+    Column("per_day_minor", BigInteger, nullable=True),
+    Column("per_hour_count", Integer, nullable=True),
+    _moment("changed_at", default_now=True),
+    CheckConstraint("scope IN ('shop', 'sellers', 'seller')", name="scope"),
+    CheckConstraint("(scope = 'seller') = (seller_id <> '')", name="seller"),
+    CheckConstraint(
+        "per_withdrawal_minor >= 0 AND per_day_minor >= 0 AND per_hour_count >= 0", name="limits"
+    ),
+)
+
+# What operators say about a withdrawal that waits: one proposes, another one decides.
+withdrawal_reviews = Table(
+    "withdrawal_reviews",
+    metadata,
+    Column("payout_id", Uuid, primary_key=True),
+    Column("verdict", Text, nullable=False),
+    Column("proposed_by", Text, nullable=False),
+    Column("proposed_why", Text, nullable=False),
+    _moment("proposed_at"),
+    Column("decided_by", Text, nullable=True),
+    Column("decided_why", Text, nullable=True),
+    _moment("decided_at", nullable=True),
+    CheckConstraint("verdict IN ('approve', 'reject')", name="verdict"),
+    CheckConstraint("(decided_by IS NULL) = (decided_at IS NULL)", name="decided"),
+    CheckConstraint("lower(trim(decided_by)) <> lower(trim(proposed_by))", name="two_names"),
+)
+
+# Whose payouts are not handed to the bank for now; '*' stands for everybody's.
+payout_pauses = Table(
+    "payout_pauses",
+    metadata,
+    Column("shop_id", Text, primary_key=True),
+    _moment("paused_at", default_now=True),
+    Column("paused_by", Text, nullable=False),
+    Column("reason", Text, nullable=False),
 )
 
 transfers = Table(

@@ -14,10 +14,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from infra.postgres.engine import create_database_engine
 from infra.postgres.key_store import find_own_public_keys
 from infra.postgres.migrate import current_revision, pending_contraction, schema_problem
+from infra.postgres.reencryption import count_under_other_keys
 from infra.rabbitmq.amqp import CONNECTION_ERRORS, connection_parameters
 from infra.rabbitmq.management import ManagementUnavailable
 from infra.rabbitmq.topology import WORK_QUEUES
 from infra.rabbitmq.verification import Verdict, judge_broker
+from infra.security.encryption import open_vault
 from infra.settings import Settings, SettingsError
 from ops.environment import Environment, Need
 from ops.failures import (
@@ -30,6 +32,7 @@ from ops.failures import (
 from ops.options import JsonOption
 from ops.output import print_json, print_table, say
 from ops.store.deployment import find_day_length
+from ops.store.payouts import count_in_review, find_pauses
 from ops.store.quarantine import count_open
 from workers.payout.bank import BankUnavailable, HttpBank
 
@@ -101,6 +104,9 @@ def _look_at_database() -> Iterator[Diagnosis]:
             yield _schema(connection)
             yield _day_length(connection, settings)
             yield _own_keys(connection)
+            yield _payouts(connection)
+            yield _reviews(connection)
+            yield from _encryption(connection)
             waiting = ", ".join(f"{count} {kind}" for kind, count in count_open(connection).items())
             look = "look: `holdfast quarantine list`" if waiting else ""
             yield Diagnosis("quarantine", True, waiting or "nothing waits for an operator", look)
@@ -157,6 +163,50 @@ def _own_keys(connection: Connection) -> Diagnosis:
         detail = f"no key of use {' and '.join(sorted(missing))}"
         return Diagnosis("own keys", False, detail, "run `holdfast migrate`")
     return Diagnosis("own keys", True, "one to sign events, one to open what is sealed")
+
+
+def _payouts(connection: Connection) -> Diagnosis:
+    """A pause is somebody's decision, so it is shown and is no fault."""
+    pauses = [
+        f"{one['shop'] or 'all shops'} since {one['paused_at']:%Y-%m-%d %H:%M} UTC by {one['paused_by']}"
+        f" ({one['reason']})"
+        for one in find_pauses(connection)
+    ]
+    if not pauses:
+        return Diagnosis("payouts", True, "not paused")
+    return Diagnosis(
+        "payouts", True, f"paused: {'; '.join(pauses)}", "when that is over: `holdfast payouts resume`"
+    )
+
+
+def _reviews(connection: Connection) -> Diagnosis:
+    count, oldest = count_in_review(connection)
+    if oldest is None:
+        return Diagnosis("reviews", True, "no withdrawal waits for an operator")
+    detail = f"{count} withdrawals wait for two operators, the oldest since {oldest:%Y-%m-%d %H:%M} UTC"
+    return Diagnosis("reviews", True, detail, "look: `holdfast withdrawal list`")
+
+
+def _encryption(connection: Connection) -> Iterator[Diagnosis]:
+    """Look whether rows still need an old key; only where this shell has the keys."""
+    settings = _settings(Need.VAULT)
+    if settings is None:
+        return
+    others = count_under_other_keys(connection, open_vault(settings))
+    if not others:
+        yield Diagnosis("encryption", True, "everything rests under the current key")
+        return
+    listed = ", ".join(f"{count} {what}" for what, count in others.items())
+    has_old_keys = settings.old_encryption_keys is not None
+    yield Diagnosis(
+        "encryption",
+        has_old_keys,
+        f"under another key: {listed}",
+        "run `holdfast keys reencrypt`"
+        if has_old_keys
+        else "set HOLDFAST_ENCRYPTION_KEY to the key that they need, or add that to"
+        " HOLDFAST_OLD_ENCRYPTION_KEYS and run `holdfast keys reencrypt`",
+    )
 
 
 def _look_at_broker() -> Iterator[Diagnosis]:

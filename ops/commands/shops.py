@@ -8,6 +8,15 @@ import typer
 
 from infra.rabbitmq.topology import declare_shop_queue
 from ops.commands import sender_keys
+from ops.commands.limits import (
+    ClearOption,
+    CurrencyOption,
+    PerDayOption,
+    PerHourOption,
+    PerWithdrawalOption,
+    change_limits,
+    print_limits,
+)
 from ops.environment import Environment, Need
 from ops.failures import CommandFailed, broker_failures
 from ops.options import (
@@ -22,6 +31,7 @@ from ops.options import (
 from ops.output import print_json, print_table, say
 from ops.store import senders
 from ops.store.actions import Action, record_actions
+from ops.store.sellers import LimitKey
 from ops.store.senders import Terms
 from schemas.fields import MAX_PROTECTION_DAYS, MIN_PROTECTION_DAYS
 from workers.escrow.decisions import Funding
@@ -142,6 +152,40 @@ def _change_state(shop: str, state: str, operator: str, why: str) -> None:
             action = "shop_suspended" if state == "suspended" else "shop_resumed"
             record_actions(connection, [Action(operator, action, shop, why)])
     say(f"shop {shop} is {state}" + (" already" if before == state else ""))
+
+
+@app.command("limits")
+def limits(
+    shop: ShopArgument,
+    operator: OperatorOption,
+    *,
+    currency: CurrencyOption = None,
+    per_withdrawal: PerWithdrawalOption = None,
+    per_day: PerDayOption = None,
+    per_hour: PerHourOption = None,
+    clear: ClearOption = False,
+    why: WhyOption = "",
+    json: JsonOption = False,
+) -> None:
+    """
+    Show or change what may be withdrawn from a shop as a whole without review.
+
+    What a seller may withdraw is `holdfast seller limits`; both hold. Without options it only shows them.
+    """
+    key = LimitKey(shop, "shop")
+    with Environment(Need.DATABASE).changing() as connection:
+        if not senders.is_shop(connection, shop):
+            raise sender_keys.unknown("shop", shop)
+        standing = change_limits(
+            connection,
+            key,
+            currency=currency,
+            given=(per_withdrawal, per_day, per_hour),
+            clear=clear,
+            operator=operator,
+            why=why,
+        )
+    print_limits(key, standing, json=json)
 
 
 @key_app.command("add")

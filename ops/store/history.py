@@ -15,6 +15,7 @@ from sqlalchemy import Connection, text
 
 from ledger.ids import derive_id, key_id
 from ledger.postings import PostingKind
+from workers.payout.handlers.withdrawals import pending_event_ids, withdrawal_answer_id
 
 Row = dict[str, Any]
 
@@ -200,7 +201,8 @@ def find_withdrawal(connection: Connection, shop_id: str, withdrawal_id: str) ->
         connection,
         """
         SELECT w.payout_id, w.withdrawal_id, w.event_id, w.seller_id, w.state, w.reason, w.amount_minor,
-               w.currency, w.destination_id, d.masked AS destination, w.requested_at, w.decided_at
+               w.currency, w.destination_id, d.masked AS destination, w.requested_at, w.reserved_at,
+               w.pending_reason, w.over_limit, w.pending_until, w.decided_at
         FROM withdrawals AS w
         LEFT JOIN destinations AS d ON (d.shop_id, d.seller_id, d.destination_id)
                                      = (w.shop_id, w.seller_id, w.destination_id)
@@ -227,7 +229,16 @@ def find_withdrawal(connection: Connection, shop_id: str, withdrawal_id: str) ->
         """,
         {"ids": payout_ids},
     )
-    event_ids = [key_id("withdrawal_answer", shop_id, withdrawal_id)] + [
+    reviews = _rows(
+        connection,
+        """
+        SELECT payout_id, verdict, proposed_by, proposed_why, proposed_at, decided_by, decided_why, decided_at
+        FROM withdrawal_reviews WHERE payout_id = ANY(CAST(:ids AS uuid[]))
+        """,
+        {"ids": payout_ids},
+    )
+    answer_id = withdrawal_answer_id(shop_id, withdrawal_id)
+    event_ids = [answer_id, *pending_event_ids(answer_id)] + [
         derive_id(f"payout.{word}", payout_id)
         for word in ("submitted", "settled", "failed", "returned")
         for payout_id in payout_ids
@@ -245,7 +256,12 @@ def find_withdrawal(connection: Connection, shop_id: str, withdrawal_id: str) ->
     return _history(
         connection,
         source=f"/shops/{shop_id}",
-        states={"withdrawals": withdrawals, "password_attempts": attempts, "transfers": transfers},
+        states={
+            "withdrawals": withdrawals,
+            "password_attempts": attempts,
+            "withdrawal_reviews": reviews,
+            "transfers": transfers,
+        },
         causes=payout_ids,
         events=events,
         named=[*payout_ids, *attempt_ids],
@@ -435,7 +451,15 @@ _CHANGES: dict[str, tuple[tuple[str, str], ...]] = {
         ("made_at", "claimed from {seller_id}"),
         ("returned_at", "claim given back to {seller_id}"),
     ),
-    "withdrawals": (("requested_at", "withdrawal requested"), ("decided_at", "withdrawal {state}")),
+    "withdrawals": (
+        ("requested_at", "withdrawal requested"),
+        ("reserved_at", "money set aside"),
+        ("decided_at", "withdrawal {state}"),
+    ),
+    "withdrawal_reviews": (
+        ("proposed_at", "{proposed_by} proposed to {verdict}"),
+        ("decided_at", "{decided_by} said so too: {verdict}"),
+    ),
     "password_attempts": (
         ("counted_at", "password attempt counted"),
         ("decided_at", "password attempt {state}"),

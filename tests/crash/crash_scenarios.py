@@ -123,6 +123,29 @@ def a_seller_withdraws(site: Site, begin: Begin) -> None:
     _paid_once(site, right, settled)
 
 
+def a_withdrawal_has_cooled_off(site: Site, begin: Begin) -> None:
+    """To a new destination it waits with its money set aside; when its time has come it is paid, once."""
+    site.start()
+    shop, seller, destination = site.shop, site.a_rich_seller(), fresh("d")
+    for one in (fresh("d"), destination):
+        shop.hears("seller.accepted", event_id=shop.enrols(seller, destination_id=one))
+    withdrawal = shop.withdraws(seller, 4_000, destination_id=destination)
+    shop.hears("withdrawal.pending", withdrawal_id=withdrawal, reason="cooling_off")
+    assert site.balance(seller) == {"available": RICH - 4_000, "in_payout": 4_000}
+    _wait_for_empty_outbox(site)
+    site.kill()
+    # Its alarm would ring in 24 hours; the sweep reads rows.
+    site.change(
+        "UPDATE withdrawals SET pending_until = clock_timestamp() WHERE withdrawal_id = :w", w=withdrawal
+    )
+    begin()
+    shop.hears("withdrawal.accepted", withdrawal_id=withdrawal)
+    settled = shop.hears("payout.settled", withdrawal_id=withdrawal)
+    site.come_to_rest()
+    assert site.balance(seller) == {"available": RICH - 4_000}
+    _paid_once(site, withdrawal, settled)
+
+
 def a_payout_comes_back(site: Site, begin: Begin) -> None:
     # Nobody asks for returns until the process that is going to die does.
     site.start(bank_poll_seconds="3600")
@@ -329,6 +352,7 @@ SCENARIOS = (
             "transfer: bank answered",
         ),
     ),
+    Scenario(a_withdrawal_has_cooled_off, ("resume_withdrawals",)),
     Scenario(
         a_payout_comes_back, ("ask_for_returns", "read_returns", "book_returns"), ("returns: bank answered",)
     ),

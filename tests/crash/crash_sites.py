@@ -337,6 +337,10 @@ class Site:
     def value(self, statement: str, **values: object) -> Any:
         return self.rows(statement, **values)[0][0]
 
+    def change(self, statement: str, **values: object) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(text(statement), values)
+
     def balance(self, seller: str) -> dict[str, int]:
         """Return what is the seller's, by account; the shop's side of the same postings is left out."""
         accounts = balance(self.engine, self.shop.id, seller)

@@ -122,7 +122,8 @@ _CHECKS = {
     "money is reserved only for what an accepted password asked for": """
         SELECT p.posting_id FROM postings AS p WHERE p.kind = 'payout_reserved' AND 1 <> (
             SELECT count(*) FROM withdrawals AS w JOIN password_attempts AS a USING (payout_id)
-            WHERE w.payout_id = p.cause_id AND a.state = 'accepted' AND w.state = 'accepted'
+            WHERE w.payout_id = p.cause_id AND a.state = 'accepted'
+              AND (w.state IN ('accepted', 'pending') OR w.pending_reason IS NOT NULL)
               AND (w.shop_id, w.seller_id, w.currency, w.amount_minor)
                 = (p.shop_id, p.seller_id, p.currency, p.amount_minor)
         )
@@ -131,14 +132,20 @@ _CHECKS = {
         SELECT payout_id FROM withdrawals AS w LEFT JOIN transfers AS t USING (payout_id)
         WHERE (w.state = 'accepted') <> (t.payout_id IS NOT NULL)
     """,
-    "what is in payout belongs to open transfers": """
+    "money that was set aside comes back exactly where a waiting withdrawal was rejected": """
+        SELECT w.payout_id FROM withdrawals AS w
+        LEFT JOIN postings AS p ON p.cause_id = w.payout_id AND p.kind = 'payout_cancelled'
+        WHERE (w.state = 'rejected' AND w.pending_reason IS NOT NULL) <> (p.posting_id IS NOT NULL)
+           OR p.amount_minor <> w.amount_minor
+    """,
+    "what is in payout belongs to open transfers and to what waits": """
         SELECT * FROM (
             SELECT shop_id, seller_id, currency, sum(credit_minor) - sum(debit_minor) AS booked
             FROM entries WHERE account = 'in_payout' GROUP BY shop_id, seller_id, currency
         ) AS e FULL JOIN (
             SELECT shop_id, seller_id, currency, sum(amount_minor) AS open
-            FROM withdrawals JOIN transfers AS t USING (payout_id)
-            WHERE t.state IN ('ready', 'sending', 'unknown', 'submitted')
+            FROM withdrawals AS w LEFT JOIN transfers AS t USING (payout_id)
+            WHERE t.state IN ('ready', 'sending', 'unknown', 'submitted') OR w.state = 'pending'
             GROUP BY shop_id, seller_id, currency
         ) AS t USING (shop_id, seller_id, currency)
         WHERE coalesce(booked, 0) <> coalesce(open, 0)

@@ -29,7 +29,7 @@ from workers.escrow import claims, recourse_handlers
 from workers.escrow import handlers as escrow
 from workers.payment import handlers as payment
 from workers.payout.bank import Bank
-from workers.payout.handlers import passwords, refunds, requests, transfers
+from workers.payout.handlers import passwords, refunds, requests, transfers, withdrawals
 from workflow_support.banks import ScriptedBank
 from workflow_support.events import PASSWORD, SellersPlatform, bank_credited, credit_data, fresh, order_data
 from workflow_support.events import order_paid as order_paid_event
@@ -67,6 +67,7 @@ class Desk:
             self.vault,
             self.keys.opener,
             ThreadPoolExecutor(4),
+            cooling_off_seconds=DAY_SECONDS,
         )
         self.transfer_tools = transfers.TransferTools(self.bank, self.vault, ThreadPoolExecutor(4))
         self._handlers: dict[str, Callable[[Any], None]] = {
@@ -75,6 +76,7 @@ class Desk:
             "settle_claims": lambda c: claims.settle_claims(self.steps, c),
             "match_credits": lambda c: payment.match_credits(self.steps, c),
             "check_password": lambda c: passwords.check_passwords(self.steps, c, tools=self.password_tools),
+            "resume_withdrawal": lambda c: withdrawals.resume_withdrawals(self.steps, c),
             "submit_transfer": lambda c: transfers.submit_transfers(self.steps, c, tools=self.transfer_tools),
             "check_transfer": lambda c: transfers.check_transfers(self.steps, c, tools=self.transfer_tools),
             "submit_refund": lambda c: refunds.submit_refunds(self.steps, c, tools=self.transfer_tools),

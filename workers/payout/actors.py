@@ -11,22 +11,26 @@ from schemas.commands import (
     CheckRefund,
     CheckTransfer,
     CollectReturns,
+    ResumeWithdrawal,
     SubmitRefund,
     SubmitTransfer,
 )
 from workers.payout.bank import Bank
-from workers.payout.handlers import passwords, refunds, requests, transfers
+from workers.payout.handlers import passwords, refunds, requests, transfers, withdrawals
 from workers.process import WorkerProcess, declare_command_actor, declare_event_actor
 
 # Password checks cost memory by design, bank calls cost waiting; both are bounded apart from each other.
-_PASSWORD_THREADS = 2
 _BANK_THREADS = 8
 
 
 def declare_actors(process: WorkerProcess, *, passwords_: Passwords, bank: Bank) -> None:
-    steps, opener = process.steps, process.keys.opener
+    settings, steps, opener = process.settings, process.steps, process.keys.opener
     password_tools = passwords.PasswordTools(
-        passwords_, process.vault, opener, ThreadPoolExecutor(_PASSWORD_THREADS, "password")
+        passwords_,
+        process.vault,
+        opener,
+        ThreadPoolExecutor(settings.password_threads, "password"),
+        settings.cooling_off_seconds,
     )
     transfer_tools = transfers.TransferTools(bank, process.vault, ThreadPoolExecutor(_BANK_THREADS, "bank"))
 
@@ -38,6 +42,9 @@ def declare_actors(process: WorkerProcess, *, passwords_: Passwords, bank: Bank)
 
     def check_password(commands: Sequence[CheckPassword]) -> None:
         passwords.check_passwords(steps, commands, tools=password_tools)
+
+    def resume_withdrawal(commands: Sequence[ResumeWithdrawal]) -> None:
+        withdrawals.resume_withdrawals(steps, commands)
 
     def submit_transfer(commands: Sequence[SubmitTransfer]) -> None:
         transfers.submit_transfers(steps, commands, tools=transfer_tools)
@@ -61,6 +68,7 @@ def declare_actors(process: WorkerProcess, *, passwords_: Passwords, bank: Bank)
     )
     declare_event_actor(process, queue=PAYOUT_SELLER, name="seller_changed", handle=seller_changed)
     declare_command_actor(process, queue=PAYOUT_PASSWORD, command=CheckPassword, handle=check_password)
+    declare_command_actor(process, queue=PAYOUT_BANK, command=ResumeWithdrawal, handle=resume_withdrawal)
     declare_command_actor(process, queue=PAYOUT_BANK, command=SubmitTransfer, handle=submit_transfer)
     declare_command_actor(process, queue=PAYOUT_BANK, command=CheckTransfer, handle=check_transfer)
     declare_command_actor(process, queue=PAYOUT_BANK, command=CollectReturns, handle=collect_returns)

@@ -25,6 +25,10 @@ class Refused:
     detail: str
 
 
+UNKNOWN_SELLER = Refused(Reason.UNKNOWN_SELLER, "no such seller has enrolled")
+UNKNOWN_DESTINATION = Refused(Reason.UNKNOWN_DESTINATION, "the seller has no such destination")
+
+
 @dataclass(frozen=True, slots=True)
 class Proceed:
     """Nothing speaks against it so far; the password decides."""
@@ -42,13 +46,18 @@ def decide_request(
     locked: bool,
     sealed_problem: str | None,
 ) -> Proceed | Refused:
-    """Judge a request before its password, in the order of refusals that the contract gives."""
+    """
+    Judge a request before its password, in the order of refusals that the contract gives.
+
+    A seller who is not known goes on to the password like any other, and is refused after the same
+    work: how long an answer takes tells nobody who has enrolled.
+    """
     if not shop_active:
         return Refused(Reason.SHOP_SUSPENDED, "the shop is suspended")
     if not seller_known:
-        return Refused(Reason.UNKNOWN_SELLER, "no such seller has enrolled")
+        return Proceed() if sealed_problem is None else UNKNOWN_SELLER
     if not destination_known:
-        return Refused(Reason.UNKNOWN_DESTINATION, "the seller has no such destination")
+        return UNKNOWN_DESTINATION
     if locked:
         return Refused(Reason.LOCKED, "too many wrong passwords; try again later")
     if sealed_problem is not None:
@@ -81,17 +90,157 @@ def decide_count(
     return Count(failures, now + lock if lock else locked_until, failures >= LOCKED_FOR_GOOD_AT)
 
 
+class Limit(StrEnum):
+    """Which limit a withdrawal is over; the value is what operators read."""
+
+    PER_WITHDRAWAL = "per_withdrawal"
+    PER_DAY = "per_day"
+    PER_HOUR = "per_hour"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What may go without review, in one currency; None is no limit."""
+
+    per_withdrawal_minor: int | None = None
+    per_day_minor: int | None = None
+    per_hour_count: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What has gone already: minor units of this day (UTC), and how many withdrawals in the last hour."""
+
+    day_minor: int = 0
+    hour_count: int = 0
+
+    def with_one_more(self, amount_minor: int) -> "Usage":
+        return Usage(self.day_minor + amount_minor, self.hour_count + 1)
+
+
+def find_exceeded(limits: Limits, usage: Usage, amount_minor: int) -> Limit | None:
+    """Return the limit that one more withdrawal of this amount would be over, if any."""
+    if limits.per_withdrawal_minor is not None and amount_minor > limits.per_withdrawal_minor:
+        return Limit.PER_WITHDRAWAL
+    if limits.per_day_minor is not None and usage.day_minor + amount_minor > limits.per_day_minor:
+        return Limit.PER_DAY
+    if limits.per_hour_count is not None and usage.hour_count + 1 > limits.per_hour_count:
+        return Limit.PER_HOUR
+    return None
+
+
+def cooling_off_until(
+    *,
+    enrolled_at: datetime,
+    password_changed_at: datetime,
+    destination_added_at: datetime,
+    cooling_off: timedelta,
+) -> datetime | None:
+    """Return when the last change has cooled off; None where nothing changed since the first enrolment."""
+    last = max(password_changed_at, destination_added_at)
+    return last + cooling_off if last > enrolled_at else None
+
+
 @dataclass(frozen=True, slots=True)
 class Reserve:
     """The money leaves the withdrawable balance and goes on its way."""
 
 
-def decide_withdrawal(*, password_ok: bool, amount_minor: int, available_minor: int) -> Reserve | Refused:
+@dataclass(frozen=True, slots=True)
+class Pend:
+    """
+    The money is set aside and waits: for people where it is over a limit, else for a time.
+
+    Where it is both, people decide first; `until` is then kept for what is left of the time.
+    """
+
+    over_limit: Limit | None
+    until: datetime | None
+
+    @property
+    def reason(self) -> Reason:
+        return Reason.COOLING_OFF if self.over_limit is None else Reason.OVER_LIMIT
+
+
+def decide_withdrawal(
+    *,
+    password_ok: bool,
+    amount_minor: int,
+    available_minor: int,
+    over_limit: Limit | None,
+    cooling_until: datetime | None,
+    now: datetime,
+) -> Reserve | Pend | Refused:
+    """Judge a withdrawal whose password was checked."""
     if not password_ok:
         return Refused(Reason.WRONG_PASSWORD, "the withdrawal password is wrong")
     if amount_minor > available_minor:
         return Refused(Reason.INSUFFICIENT_FUNDS, "the amount is more than is withdrawable")
-    return Reserve()
+    until = cooling_until if cooling_until is not None and now < cooling_until else None
+    if over_limit is None and until is None:
+        return Reserve()
+    return Pend(over_limit, until)
+
+
+class Verdict(StrEnum):
+    """What operators may decide about a withdrawal that waits."""
+
+    APPROVE = "approve"
+    REJECT = "reject"
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What one operator has said; it takes another one who says the same."""
+
+    verdict: Verdict
+    proposed_by: str
+
+
+class ReviewStep(StrEnum):
+    """What an operator's word makes of a review."""
+
+    PROPOSED = "proposed"
+    SAID_ALREADY = "said_already"
+    DECIDED = "decided"
+
+
+def decide_review(proposal: Proposal | None, *, verdict: Verdict, by: str) -> ReviewStep:
+    """Two different names must say the same; whoever says otherwise starts anew."""
+    if proposal is None or proposal.verdict is not verdict:
+        return ReviewStep.PROPOSED
+    if is_same_name(proposal.proposed_by, by):
+        return ReviewStep.SAID_ALREADY
+    return ReviewStep.DECIDED
+
+
+def is_same_name(one: str, other: str) -> bool:
+    return one.strip().casefold() == other.strip().casefold()
+
+
+@dataclass(frozen=True, slots=True)
+class WaitUntil:
+    """Not yet."""
+
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class WaitForPeople:
+    """Only operators may move it."""
+
+
+def decide_resumption(
+    *, reason: Reason, until: datetime | None, in_review: bool, now: datetime
+) -> Reserve | WaitUntil | WaitForPeople:
+    """
+    Judge a withdrawal that waits, when its alarm rings.
+
+    One that somebody has proposed to reject stays where it is until two have decided.
+    """
+    if reason is not Reason.COOLING_OFF or in_review or until is None:
+        return WaitForPeople()
+    return WaitUntil(until) if now < until else Reserve()
 
 
 class TransferState(StrEnum):

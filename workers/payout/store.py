@@ -354,6 +354,25 @@ def change_password(
     )
 
 
+def replace_hashes(connection: Connection, hashes: Sequence[tuple[SellerKey, str, str]]) -> None:
+    """Store the same passwords hashed anew: (seller, the hash that was checked, the new one)."""
+    connection.execute(
+        text("""
+            UPDATE sellers SET password_hash = given.new
+            FROM unnest(CAST(:shops AS text[]), CAST(:sellers AS text[]), CAST(:old AS text[]),
+                        CAST(:new AS text[])) AS given(shop_id, seller_id, old, new)
+            WHERE (sellers.shop_id, sellers.seller_id) = (given.shop_id, given.seller_id)
+              AND sellers.password_hash = given.old
+        """),
+        {
+            "shops": [shop for (shop, _), _, _ in hashes],
+            "sellers": [seller for (_, seller), _, _ in hashes],
+            "old": [old for _, old, _ in hashes],
+            "new": [new for _, _, new in hashes],
+        },
+    )
+
+
 def insert_destination(
     connection: Connection,
     key: tuple[str, str, str],
@@ -406,21 +425,19 @@ def lock_withdrawals(connection: Connection, payout_ids: Iterable[UUID]) -> dict
     }
 
 
-def mark_withdrawals_decided(
-    connection: Connection, decided: Sequence[tuple[UUID, str, str | None]], *, now: datetime
+def mark_withdrawals_rejected(
+    connection: Connection, rejected: Sequence[tuple[UUID, str]], *, now: datetime
 ) -> None:
-    """Close withdrawals; each is (payout id, state, reason)."""
+    """Refuse withdrawals; each is (payout id, reason)."""
     connection.execute(
         text("""
-            UPDATE withdrawals SET state = given.state, reason = given.reason, decided_at = :now
-            FROM unnest(CAST(:ids AS uuid[]), CAST(:states AS text[]), CAST(:reasons AS text[]))
-                AS given(payout_id, state, reason)
+            UPDATE withdrawals SET state = 'rejected', reason = given.reason, decided_at = :now
+            FROM unnest(CAST(:ids AS uuid[]), CAST(:reasons AS text[])) AS given(payout_id, reason)
             WHERE withdrawals.payout_id = given.payout_id
         """),
         {
-            "ids": [payout_id for payout_id, _, _ in decided],
-            "states": [state for _, state, _ in decided],
-            "reasons": [reason for _, _, reason in decided],
+            "ids": [payout_id for payout_id, _ in rejected],
+            "reasons": [reason for _, reason in rejected],
             "now": now,
         },
     )

@@ -163,20 +163,45 @@ def find_resting_attempts(connection: Connection, *, grace_seconds: float, limit
     ]
 
 
+def find_cooled_off(connection: Connection, *, grace_seconds: float, limit: int) -> list[UUID]:
+    """Return withdrawals whose cooling-off was over a while ago, and that nobody has proposed to reject."""
+    return [
+        row.payout_id
+        for row in connection.execute(
+            text("""
+                SELECT w.payout_id FROM withdrawals AS w
+                WHERE w.state = 'pending' AND w.pending_reason = 'cooling_off'
+                  AND w.pending_until < clock_timestamp() - make_interval(secs => :grace)
+                  AND NOT EXISTS (SELECT FROM withdrawal_reviews AS r
+                                  WHERE r.payout_id = w.payout_id AND r.decided_at IS NULL)
+                ORDER BY w.pending_until LIMIT :limit
+            """),
+            {"grace": grace_seconds, "limit": limit},
+        )
+    ]
+
+
 def find_resting_transfers(
     connection: Connection, *, grace_seconds: float, submitted_grace_seconds: float, limit: int
 ) -> list[StuckTransfer]:
-    """Return transfers of which nobody has asked the bank for a while, though its last word is missing."""
+    """
+    Return transfers of which nobody has asked the bank for a while, though its last word is missing.
+
+    Left out: what is ready while its payouts are paused.
+    """
     return [
         StuckTransfer(row.payout_id, row.state != "ready")
         for row in connection.execute(
             text("""
-                SELECT payout_id, state FROM transfers
-                WHERE state IN ('ready', 'sending', 'unknown', 'submitted')
-                  AND touched_at < clock_timestamp() - make_interval(
-                        secs => CASE state WHEN 'submitted' THEN :submitted WHEN 'unknown' THEN :submitted
+                SELECT t.payout_id, t.state FROM transfers AS t
+                WHERE t.state IN ('ready', 'sending', 'unknown', 'submitted')
+                  AND t.touched_at < clock_timestamp() - make_interval(
+                        secs => CASE t.state WHEN 'submitted' THEN :submitted WHEN 'unknown' THEN :submitted
                                 ELSE :grace END)
-                ORDER BY touched_at LIMIT :limit
+                  AND NOT (t.state = 'ready' AND EXISTS (
+                        SELECT FROM payout_pauses AS p
+                        JOIN withdrawals AS w ON w.payout_id = t.payout_id AND p.shop_id IN ('*', w.shop_id)))
+                ORDER BY t.touched_at LIMIT :limit
             """),
             {"grace": grace_seconds, "submitted": submitted_grace_seconds, "limit": limit},
         )
@@ -197,6 +222,8 @@ def find_resting_refunds(
                   AND (r.state <> 'waiting' OR p.funded_at IS NOT NULL)
                   AND r.touched_at < clock_timestamp() - make_interval(
                         secs => CASE WHEN r.state IN ('unknown', 'submitted') THEN :submitted ELSE :grace END)
+                  AND NOT (r.state IN ('waiting', 'ready') AND EXISTS (
+                        SELECT FROM payout_pauses AS paused WHERE paused.shop_id IN ('*', r.shop_id)))
                 ORDER BY r.touched_at LIMIT :limit
             """),
             {"grace": grace_seconds, "submitted": submitted_grace_seconds, "limit": limit},

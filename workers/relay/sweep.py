@@ -26,6 +26,7 @@ from schemas.commands import (
     HoldFunds,
     MatchCredits,
     ReleaseHold,
+    ResumeWithdrawal,
     SettleClaims,
     SubmitRefund,
     SubmitTransfer,
@@ -63,6 +64,7 @@ def sweep(steps: Steps, *, grace_seconds: float, queue_depth: QueueDepth) -> dic
             found["resting_attempts"] = _sweep_attempts(step, grace_seconds)
         if quiet(PAYOUT_BANK):
             found["resting_transfers"] = _sweep_transfers(step, grace_seconds)
+            found["cooled_off_withdrawals"] = _sweep_cooled_off(step, grace_seconds)
             found["resting_refunds"] = _sweep_refunds(step, grace_seconds)
     for what, count in found.items():
         if count:
@@ -125,6 +127,12 @@ def _sweep_transfers(step: Step, grace_seconds: float) -> int:
         store.touch_transfers(step.connection, [transfer.payout_id for transfer in stuck], now=step.now)
         _send_again(step, stuck)
     return len(stuck)
+
+
+def _sweep_cooled_off(step: Step, grace_seconds: float) -> int:
+    ids = store.find_cooled_off(step.connection, grace_seconds=grace_seconds, limit=_LIMIT)
+    step.command_for_each(PAYOUT_BANK, ids, lambda chunk: ResumeWithdrawal(payout_ids=chunk))
+    return len(ids)
 
 
 def _sweep_claims(step: Step, grace_seconds: float) -> int:

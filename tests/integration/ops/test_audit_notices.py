@@ -8,6 +8,7 @@ from workflow_support.banks import PENDING, REJECTED, SETTLED, ScriptedBank
 from workflow_support.desk import DAY_SECONDS, Desk
 from workflow_support.events import (
     WRONG_PASSWORD,
+    SellersPlatform,
     bank_credited,
     bank_debited,
     credit_data,
@@ -23,6 +24,9 @@ from workflow_support.events import (
 from infra.postgres.audit import CHECKS, run_audit
 from infra.postgres.ledger_store import seal_postings
 from infra.postgres.outbox import CommandRow
+from workers.payout.decisions import Proposal, Verdict
+from workers.payout.handlers.withdrawals import carry_out_approval, carry_out_rejection
+from workers.payout.withdrawal_store import lock_pending, mark_decided_by, write_proposal
 
 
 def _paid(desk: Desk, shop: str, splits: dict[str, int]) -> dict[str, object]:
@@ -76,9 +80,44 @@ def _withdrawals(engine: Engine, shop: str) -> None:
             desk.seller_withdraws(platform.withdraws(seller, 1_000))
             desk.seller_withdraws(platform.withdraws(seller, 9_000))
             desk.seller_withdraws(platform.withdraws(seller, 1, password=WRONG_PASSWORD))
+            _withdrawals_that_wait(desk, platform)
             # Booked, and its password not looked at yet.
             desk.book_withdrawals(platform.withdraws(seller, 1))
         desk.close()
+
+
+def _withdrawals_that_wait(desk: Desk, platform: SellersPlatform) -> None:
+    """One that was approved, one that was rejected, one in review, one that cools off, one that has."""
+    careful = [desk.a_seller(platform, available=5_000) for _ in range(3)]
+    desk.execute(
+        "INSERT INTO withdrawal_limits (shop_id, scope, seller_id, currency, per_withdrawal_minor)"
+        " SELECT :shop, 'seller', unnest(CAST(:sellers AS text[])), 'CNY', 100",
+        shop=platform.shop,
+        sellers=careful,
+    )
+    for seller in careful:
+        desk.seller_withdraws(platform.withdraws(seller, 2_000))
+    acts = {"approve": carry_out_approval, "reject": carry_out_rejection}
+    for seller, (verdict, act) in zip(careful, acts.items(), strict=False):
+        with desk.steps.begin("review_withdrawal") as step:
+            payout_id = desk.value("SELECT payout_id FROM withdrawals WHERE seller_id = :s", s=seller)
+            [pending] = lock_pending(step.connection, [payout_id])
+            write_proposal(
+                step.connection, payout_id, Proposal(Verdict(verdict), "ada"), why="", now=step.now
+            )
+            mark_decided_by(step.connection, payout_id, by="bob", why="", now=step.now)
+            act(step, pending)
+        desk.run()
+    changed = desk.a_seller(platform, available=5_000)
+    desk.seller_asks(platform.enrols(changed, destination_id="d-2"))
+    for _ in range(2):
+        desk.seller_withdraws(platform.withdraws(changed, 1_000, destination_id="d-2"))
+    desk.execute(
+        "UPDATE withdrawals SET pending_until = clock_timestamp() - interval '1 second'"
+        " WHERE payout_id = (SELECT min(payout_id::text)::uuid FROM withdrawals WHERE seller_id = :s)",
+        s=changed,
+    )
+    desk.ring_alarms("resume_withdrawal")
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +185,16 @@ _SABOTAGE = {
     "one_posting_per_effect": _LET_ME + "UPDATE postings SET posting_id = gen_random_uuid()",
     "effects_come_from_events": "UPDATE inbox SET content_hash = 'other' WHERE type = 'order.paid'",
     "withdrawals_had_one_password": "DELETE FROM password_attempts WHERE state = 'accepted'",
+    "cancelled_money_is_back": """
+        UPDATE withdrawals SET state = 'rejected', reason = 'over_limit' WHERE state = 'pending'
+    """,
+    "reviews_had_two_names": "DELETE FROM withdrawal_reviews",
+    "nothing_left_before_its_cooling_off": """
+        UPDATE withdrawals SET pending_until = clock_timestamp() + interval '1 day' WHERE state = 'accepted'
+    """,
+    "cooled_off_withdrawals_go_on": """
+        UPDATE withdrawals SET pending_until = clock_timestamp() - interval '1 hour' WHERE state = 'pending'
+    """,
     "one_instruction_per_withdrawal": "DELETE FROM transfers",
     "payouts_follow_the_bank": "UPDATE transfers SET state = 'failed' WHERE state = 'settled'",
     "every_fact_has_its_event": "DELETE FROM events WHERE type = 'hold.released'",

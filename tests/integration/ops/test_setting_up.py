@@ -242,7 +242,7 @@ def test_a_database_that_was_not_migrated_is_doctors_finding(
     engine = create_engine(database_url.replace("postgresql://", "postgresql+psycopg://"))
     with engine.begin() as connection:
         kept = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one()
-        connection.execute(text("UPDATE alembic_version SET version_num = '0000'"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
     try:
         checks = {check["name"]: check for check in holdfast("doctor", "--json").json["checks"]}
         assert checks["schema"]["remedy"] == "run `holdfast migrate`"

@@ -17,10 +17,15 @@ TELLS_ONLY = {
     "bank key revoke",
     "contract write",
     "migrate",
+    "payouts pause",
+    "payouts resume",
+    "seller unlock",
     "shop key revoke",
     "shop resume",
     "shop suspend",
     "topology apply",
+    "withdrawal approve",
+    "withdrawal reject",
 }
 
 

@@ -5,7 +5,8 @@ One attempt of a seller at a time, so that concurrent guesses are counted one by
 password never meets a lock that only its neighbours in the queue have caused.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from uuid import UUID
@@ -14,36 +15,40 @@ import structlog
 
 from infra.crash_points import reach
 from infra.observability.metrics import PASSWORD_CHECKS
-from infra.postgres.ledger_store import SellerCurrency, lock_available
 from infra.postgres.step import Step, Steps
-from infra.rabbitmq.topology import PAYOUT_BANK, PAYOUT_PASSWORD
+from infra.rabbitmq.topology import PAYOUT_PASSWORD
 from infra.security.destinations import destination_context, mask_destination
 from infra.security.encryption import Vault
-from infra.security.passwords import Passwords
+from infra.security.passwords import Passwords, StoredHashUnusable
 from infra.security.sealed import Opener
-from ledger.postings import Posting, PostingKind
-from schemas.commands import CheckPassword, SubmitTransfer
-from schemas.outgoing import SellerAccepted, SellerRejected, WithdrawalAccepted, WithdrawalRejected
+from schemas.commands import CheckPassword
+from schemas.outgoing import SellerAccepted, SellerRejected
 from schemas.reasons import Reason
 from schemas.seller_enrolled import SealedEnrolment
 from schemas.seller_password_changed import SealedPasswordChange
 from schemas.withdrawal_requested import SealedWithdrawal
 from workers.payout import store
 from workers.payout.decisions import (
+    UNKNOWN_SELLER,
     Count,
+    Pend,
     Proceed,
     Purpose,
     Refused,
     Reserve,
     decide_count,
-    decide_withdrawal,
 )
+from workers.payout.handlers.withdrawals import accept, judge_withdrawals, pend, reject, reserve
 from workers.payout.sealed_requests import SealedContent, SealedProblem, open_sealed
 
 log = structlog.get_logger(__name__)
 
 # A seller whose password another worker is checking gets the next turn this much later.
 _NEXT_TURN_MS = 1000
+# So many attempts are counted at once: a worker that dies leaves no more behind.
+_ROUND = 32
+# A flood of attempts gives way to whatever else waits for this thread: the rest goes to the end of the queue.
+_PATIENCE_SECONDS = 1.0
 
 _CONTENT: dict[Purpose, type[SealedContent]] = {
     Purpose.ENROLMENT: SealedEnrolment,
@@ -60,6 +65,7 @@ class PasswordTools:
     vault: Vault
     opener: Callable[[], Opener]
     pool: ThreadPoolExecutor
+    cooling_off_seconds: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,20 +86,32 @@ class _Checked:
 
 
 def check_passwords(steps: Steps, commands: Sequence[CheckPassword], *, tools: PasswordTools) -> None:
-    """Decide the password attempts named by these commands."""
+    """
+    Decide the password attempts named by these commands, a few at a time, oldest first.
+
+    What is not reached within about a second goes back to the queue, behind what others have asked.
+    """
     left = {attempt_id for command in commands for attempt_id in command.attempt_ids}
+    began = time.monotonic()
     while left:
-        turns, done = _count(steps, left)
+        # Ids begin with their time.
+        turn_of = sorted(left)[:_ROUND]
+        impatient = time.monotonic() - began > _PATIENCE_SECONDS
+        put_back = left.difference(turn_of) if impatient else set[UUID]()
+        turns, done = _count(steps, turn_of, put_back=put_back)
         reach("password: before check")
-        checked = list(tools.pool.map(lambda turn: _check(turn, tools), turns))
+        checked = [one for one in tools.pool.map(lambda turn: _check(turn, tools), turns) if one is not None]
         reach("password: checked")
         done |= _decide(steps, checked, tools)
-        left -= done
-        if not turns and not done:
+        done |= {turn.attempt.attempt_id for turn in turns} - {c.turn.attempt.attempt_id for c in checked}
+        left -= done | put_back
+        if impatient or not (turns or done):
             break
 
 
-def _count(steps: Steps, attempt_ids: Iterable[UUID]) -> tuple[list[_Turn], set[UUID]]:
+def _count(
+    steps: Steps, attempt_ids: Iterable[UUID], *, put_back: Collection[UUID] = ()
+) -> tuple[list[_Turn], set[UUID]]:
     """
     Commit that these attempts are being made; return whose turn it is, and which are done with.
 
@@ -139,11 +157,16 @@ def _count(steps: Steps, attempt_ids: Iterable[UUID]) -> tuple[list[_Turn], set[
         step.command_for_each(
             PAYOUT_PASSWORD, later, lambda ids_: CheckPassword(attempt_ids=ids_), delay_ms=_NEXT_TURN_MS
         )
+        step.command_for_each(PAYOUT_PASSWORD, sorted(put_back), lambda ids_: CheckPassword(attempt_ids=ids_))
     return turns, done | set(later)
 
 
-def _check(turn: _Turn, tools: PasswordTools) -> _Checked:
-    """Open the seal and try the password; no transaction is open, and this takes its time."""
+def _check(turn: _Turn, tools: PasswordTools) -> _Checked | None:
+    """
+    Open the seal and try the password; no transaction is open, and this takes its time.
+
+    None where the stored hash can't be used: that is nobody's guess, and the attempt waits for its pepper.
+    """
     attempt = turn.attempt
     try:
         content = open_sealed(tools.opener(), attempt.sealed, _CONTENT[attempt.purpose])
@@ -154,11 +177,19 @@ def _check(turn: _Turn, tools: PasswordTools) -> _Checked:
             password = content.password.get_secret_value()
         case SealedPasswordChange():
             password = content.old_password.get_secret_value()
-    if turn.stored_hash is None:
-        if attempt.purpose is not Purpose.ENROLMENT:
-            return _Checked(turn, ok=False, content=content)
+    if turn.stored_hash is None and attempt.purpose is Purpose.ENROLMENT:
         return _Checked(turn, ok=True, content=content, new_hash=tools.passwords.hash(password))
-    check = tools.passwords.verify(turn.stored_hash, password)
+    try:
+        check = tools.passwords.verify(turn.stored_hash, password)
+    except StoredHashUnusable as error:
+        log.error(  # noqa: TRY400 - a trace-back says nothing more
+            "password_hash_unusable",
+            shop_id=attempt.shop_id,
+            seller_id=attempt.seller_id,
+            attempt_id=str(attempt.attempt_id),
+            problem=str(error),
+        )
+        return None
     new_hash = None
     if check.ok and isinstance(content, SealedPasswordChange):
         new_hash = tools.passwords.hash(content.new_password.get_secret_value())
@@ -174,18 +205,21 @@ def _decide(steps: Steps, checked: Sequence[_Checked], tools: PasswordTools) -> 
     by_id = {result.turn.attempt.attempt_id: result for result in checked}
     decided: set[UUID] = set()
     with steps.begin("decide_password") as step:
-        store.lock_sellers(step.connection, (result.turn.attempt.seller_key for result in checked))
+        sellers = store.lock_sellers(step.connection, (result.turn.attempt.seller_key for result in checked))
         still_open = store.lock_open_attempts(step.connection, by_id)
         decided |= set(by_id) - {attempt.attempt_id for attempt in still_open}
         results = [by_id[attempt.attempt_id] for attempt in still_open]
         right = [result for result in results if result.ok and result.turn.stored_hash is not None]
         if right:
             store.clear_failures(step.connection, [result.turn.attempt.seller_key for result in right])
+            _rehash(step, right)
         withdrawals = [r for r in results if r.turn.attempt.purpose is Purpose.WITHDRAWAL]
-        _decide_withdrawals(step, withdrawals)
+        _decide_withdrawals(step, withdrawals, sellers, tools)
         decided |= {result.turn.attempt.attempt_id for result in withdrawals}
         for result in results:
-            if result.turn.attempt.purpose is not Purpose.WITHDRAWAL and _decide_seller(step, result, tools):
+            if result.turn.attempt.purpose is not Purpose.WITHDRAWAL and _decide_seller(
+                step, result, tools, known=result.turn.attempt.seller_key in sellers
+            ):
                 decided.add(result.turn.attempt.attempt_id)
     for result in results:
         PASSWORD_CHECKS.labels(result="right" if result.ok else "wrong").inc()
@@ -193,83 +227,67 @@ def _decide(steps: Steps, checked: Sequence[_Checked], tools: PasswordTools) -> 
     return decided
 
 
-def _decide_withdrawals(step: Step, results: Sequence[_Checked]) -> None:
+def _rehash(step: Step, right: Sequence[_Checked]) -> None:
+    """Take on today's parameters and pepper where the password was just proven right."""
+    outdated = [
+        (result.turn.attempt.seller_key, result.turn.stored_hash, result.new_hash)
+        for result in right
+        if result.turn.stored_hash is not None
+        and result.new_hash is not None
+        and result.turn.attempt.purpose is not Purpose.PASSWORD_CHANGE
+    ]
+    if outdated:
+        store.replace_hashes(step.connection, outdated)
+        log.info("passwords_rehashed", count=len(outdated))
+
+
+def _decide_withdrawals(
+    step: Step,
+    results: Sequence[_Checked],
+    sellers: Mapping[store.SellerKey, store.Seller],
+    tools: PasswordTools,
+) -> None:
     if not results:
         return
-    payout_ids = [result.turn.attempt.payout_id for result in results]
-    withdrawals = store.lock_withdrawals(step.connection, [id_ for id_ in payout_ids if id_ is not None])
-    balances = lock_available(step.connection, (_balance_key(w) for w in withdrawals.values()))
-    reserved: list[store.Withdrawal] = []
-    for result in results:
-        attempt = result.turn.attempt
-        if attempt.payout_id is None or attempt.payout_id not in withdrawals:
-            continue
-        withdrawal = withdrawals[attempt.payout_id]
-        decision = (
-            Refused(Reason.INVALID_DATA, result.problem)
-            if result.content is None
-            else decide_withdrawal(
-                password_ok=result.ok,
-                amount_minor=withdrawal.amount_minor,
-                available_minor=balances[_balance_key(withdrawal)],
-            )
-        )
+    by_payout = {id_: result for result in results if (id_ := result.turn.attempt.payout_id) is not None}
+    locked = store.lock_withdrawals(step.connection, by_payout)
+    by_payout = {id_: result for id_, result in by_payout.items() if id_ in locked}
+    decisions = judge_withdrawals(
+        step,
+        [locked[id_] for id_, result in by_payout.items() if result.content is not None],
+        right={id_ for id_, result in by_payout.items() if result.ok},
+        known_sellers=sellers,
+        cooling_off_seconds=tools.cooling_off_seconds,
+    )
+    accepted: list[store.Withdrawal] = []
+    waiting: list[tuple[store.Withdrawal, Pend]] = []
+    for payout_id, result in by_payout.items():
+        withdrawal = locked[payout_id]
+        decision = decisions.get(payout_id, Refused(Reason.INVALID_DATA, result.problem))
         match decision:
             case Refused():
-                _refuse(step, attempt, decision, withdrawal, accepted_password=result.ok)
+                reject(step, withdrawal, decision)
             case Reserve():
-                balances[_balance_key(withdrawal)] -= withdrawal.amount_minor
-                reserved.append(withdrawal)
-                store.mark_decided(step.connection, [attempt.attempt_id], accepted=True, now=step.now)
-                step.emit(attempt.answer_id, attempt.shop_id, _accepted(withdrawal))
-    _reserve(step, reserved)
+                accepted.append(withdrawal)
+            case Pend():
+                waiting.append((withdrawal, decision))
+    for ok in (True, False):
+        attempts = [r.turn.attempt.attempt_id for r in by_payout.values() if r.ok is ok]
+        store.mark_decided(step.connection, attempts, accepted=ok, now=step.now)
+    reserve(step, [*accepted, *(withdrawal for withdrawal, _ in waiting)])
+    accept(step, accepted)
+    pend(step, waiting)
 
 
-def _reserve(step: Step, reserved: Sequence[store.Withdrawal]) -> None:
-    if not reserved:
-        return
-    store.mark_withdrawals_decided(
-        step.connection, [(withdrawal.payout_id, "accepted", None) for withdrawal in reserved], now=step.now
-    )
-    store.insert_transfers(
-        step.connection, [(w.payout_id, end_to_end_id_of(w.payout_id)) for w in reserved], now=step.now
-    )
-    step.post(
-        Posting(PostingKind.PAYOUT_RESERVED, w.payout_id, w.shop_id, w.seller_id, w.currency, w.amount_minor)
-        for w in reserved
-    )
-    step.command_for_each(
-        PAYOUT_BANK, [w.payout_id for w in reserved], lambda ids: SubmitTransfer(payout_ids=ids)
-    )
-
-
-def end_to_end_id_of(payout_id: UUID) -> str:
-    """Return what the bank calls a transfer: 32 characters, ISO 20022 allows 35."""
-    return payout_id.hex
-
-
-def _balance_key(withdrawal: store.Withdrawal) -> SellerCurrency:
-    return SellerCurrency(withdrawal.shop_id, withdrawal.seller_id, withdrawal.currency)
-
-
-def _accepted(withdrawal: store.Withdrawal) -> WithdrawalAccepted:
-    return WithdrawalAccepted(
-        withdrawal_id=withdrawal.withdrawal_id,
-        event_id=withdrawal.event_id,
-        seller_id=withdrawal.seller_id,
-        amount=withdrawal.amount_minor,
-        currency=withdrawal.currency,
-    )
-
-
-def _decide_seller(step: Step, result: _Checked, tools: PasswordTools) -> bool:
+def _decide_seller(step: Step, result: _Checked, tools: PasswordTools, *, known: bool) -> bool:
     """Enrol, add a destination or change the password; False if the seller enrolled meanwhile."""
     attempt = result.turn.attempt
     if result.content is None:
         _refuse(step, attempt, Refused(Reason.INVALID_DATA, result.problem))
         return True
     if not result.ok:
-        _refuse(step, attempt, Refused(Reason.WRONG_PASSWORD, "the withdrawal password is wrong"))
+        wrong = Refused(Reason.WRONG_PASSWORD, "the withdrawal password is wrong")
+        _refuse(step, attempt, wrong if known else UNKNOWN_SELLER)
         return True
     enrols_first = result.turn.stored_hash is None
     if enrols_first and not store.insert_seller(
@@ -285,7 +303,7 @@ def _decide_seller(step: Step, result: _Checked, tools: PasswordTools) -> bool:
         if isinstance(problem, Refused):
             _refuse(step, attempt, problem, accepted_password=True)
             return True
-    if result.new_hash is not None and not enrols_first:
+    if result.new_hash is not None and attempt.purpose is Purpose.PASSWORD_CHANGE:
         store.change_password(
             step.connection, attempt.shop_id, attempt.seller_id, password_hash=result.new_hash, now=step.now
         )
@@ -317,35 +335,18 @@ def _add_destination(step: Step, content: SealedEnrolment, vault: Vault) -> Refu
     return Proceed()
 
 
-def _refuse(
-    step: Step,
-    attempt: store.Attempt,
-    refused: Refused,
-    withdrawal: store.Withdrawal | None = None,
-    *,
-    accepted_password: bool = False,
-) -> None:
+def _refuse(step: Step, attempt: store.Attempt, refused: Refused, *, accepted_password: bool = False) -> None:
     store.mark_decided(step.connection, [attempt.attempt_id], accepted=accepted_password, now=step.now)
-    if attempt.payout_id is None:
-        step.emit(
-            attempt.answer_id,
-            attempt.shop_id,
-            SellerRejected(
-                seller_id=attempt.seller_id,
-                event_id=attempt.event_id,
-                reason=refused.reason,
-                detail=refused.detail,
-            ),
-        )
+    if attempt.payout_id is not None:
+        reject(step, store.lock_withdrawals(step.connection, [attempt.payout_id])[attempt.payout_id], refused)
         return
-    if withdrawal is None:
-        withdrawal = store.lock_withdrawals(step.connection, [attempt.payout_id])[attempt.payout_id]
-    store.mark_withdrawals_decided(
-        step.connection, [(withdrawal.payout_id, "rejected", refused.reason)], now=step.now
-    )
-    accepted = _accepted(withdrawal).model_dump()
     step.emit(
         attempt.answer_id,
         attempt.shop_id,
-        WithdrawalRejected(**{**accepted, "reason": refused.reason, "detail": refused.detail}),
+        SellerRejected(
+            seller_id=attempt.seller_id,
+            event_id=attempt.event_id,
+            reason=refused.reason,
+            detail=refused.detail,
+        ),
     )

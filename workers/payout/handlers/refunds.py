@@ -6,7 +6,8 @@ silent. A refund that the bank refuses stays in `refundable`: the hold that it c
 now, so what becomes of it is for people to decide.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -22,6 +23,7 @@ from workers.payout import refund_store as store
 from workers.payout.decisions import OPEN_STATES, TransferState, check_delay_ms, decide_transfer
 from workers.payout.handlers.transfers import TransferTools
 from workers.payout.transfers import BankWord, TransferAnswer, TransferInstruction
+from workers.payout.withdrawal_store import find_paused_shops
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +39,8 @@ def submit_refunds(steps: Steps, commands: Sequence[SubmitRefund], *, tools: Tra
     keys = {key for command in commands for key in command.refund_keys}
     with steps.begin("send_refund") as step:
         refunds = [r for r in store.lock_refunds(step.connection, keys) if r.state in OPEN_STATES]
+        paused = find_paused_shops(step.connection, (r.shop_id for r in refunds))
+        refunds = [r for r in refunds if r.state is not TransferState.READY or r.shop_id not in paused]
         ready = [refund for refund in refunds if refund.state is TransferState.READY]
         if ready:
             store.mark_refunds(
@@ -46,7 +50,9 @@ def submit_refunds(steps: Steps, commands: Sequence[SubmitRefund], *, tools: Tra
     answers = _ask_all(
         refunds,
         lambda r: (
-            tools.bank.submit(_instruction(r)) if r.refund_key in never_sent else _find_or_submit(r, tools)
+            tools.bank.submit(_instruction(r))
+            if r.refund_key in never_sent
+            else _find_or_submit(r, tools, paused=paused)
         ),
         tools,
     )
@@ -60,7 +66,8 @@ def check_refunds(steps: Steps, commands: Sequence[CheckRefund], *, tools: Trans
         with steps.begin("ask_refund") as step:
             refunds = [r for r in store.lock_refunds(step.connection, keys) if r.state in OPEN_STATES]
             store.touch_refunds(step.connection, [r.refund_key for r in refunds], now=step.now)
-        answers = _ask_all(refunds, lambda r: _find_or_submit(r, tools), tools)
+            paused = find_paused_shops(step.connection, (r.shop_id for r in refunds))
+        answers = _ask_all(refunds, partial(_find_or_submit, tools=tools, paused=paused), tools)
         _book_answers(steps, answers, tries=tries + 1)
 
 
@@ -101,7 +108,7 @@ def _instruction(refund: store.Refund) -> TransferInstruction:
     )
 
 
-def _find_or_submit(refund: store.Refund, tools: TransferTools) -> TransferAnswer:
+def _find_or_submit(refund: store.Refund, tools: TransferTools, *, paused: Collection[str]) -> TransferAnswer:
     answer = tools.bank.find(refund.end_to_end_id)
     if answer.word is not BankWord.NEVER_SEEN:
         return answer
@@ -110,6 +117,8 @@ def _find_or_submit(refund: store.Refund, tools: TransferTools) -> TransferAnswe
         return TransferAnswer(BankWord.UNKNOWN)
     if not refund.funded:
         # It never reached the bank, and the bank has taken the credit back since: nothing to return.
+        return TransferAnswer(BankWord.UNKNOWN)
+    if refund.shop_id in paused:
         return TransferAnswer(BankWord.UNKNOWN)
     return tools.bank.submit(_instruction(refund))
 

@@ -17,15 +17,11 @@ from schemas.withdrawal_requested import WithdrawalRequested
 from workers.intake import refuse_conflicts, take_in
 from workers.payout import store
 from workers.payout.decisions import Proceed, Purpose, Refused, decide_request, is_locked
+from workers.payout.handlers.withdrawals import pending_event_ids, withdrawal_answer_id
 from workers.payout.sealed_requests import check_sealed
 from workers.rounds import in_rounds
 
 _SellerRequest = SellerEnrolled | SellerPasswordChanged
-
-
-def withdrawal_answer_id(shop_id: str, withdrawal_id: str) -> UUID:
-    """Return the id of the one event that answers a withdrawal: accepted or rejected."""
-    return key_id("withdrawal_answer", shop_id, withdrawal_id)
 
 
 def receive_withdrawals(
@@ -34,7 +30,13 @@ def receive_withdrawals(
     """Book `withdrawal.requested` events; those that may go on wait for their password to be checked."""
     with steps.begin("receive_withdrawals") as step:
         for round_ in in_rounds(events, _withdrawal_keys):
-            fresh = take_in(step, round_, answer_id=_withdrawal_answer, rejection=_withdrawal_rejection)
+            fresh = take_in(
+                step,
+                round_,
+                answer_id=_withdrawal_answer,
+                rejection=_withdrawal_rejection,
+                told_before=pending_event_ids,
+            )
             _book_withdrawals(step, fresh, opener)
 
 
@@ -120,7 +122,8 @@ def _answer_left_out(step: Step, left_out: Sequence[tuple[InboundEvent, store.Ne
         return
     known = store.find_contents(step.connection, ((r.shop_id, r.withdrawal_id) for _, r in left_out))
     same = [e for e, r in left_out if known[r.shop_id, r.withdrawal_id] == r.content_hash]
-    step.emit_again([_withdrawal_answer(event) for event in same])
+    for answer_id in map(_withdrawal_answer, same):
+        step.emit_again([*pending_event_ids(answer_id), answer_id])
     others = [e for e, r in left_out if known[r.shop_id, r.withdrawal_id] != r.content_hash]
     refuse_conflicts(step, others, _withdrawal_rejection)
 

@@ -7,9 +7,10 @@ fails to say, is then judged by `decide_transfer` and booked.
 
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -35,6 +36,7 @@ from workers.payout.decisions import (
 )
 from workers.payout.refund_store import find_refund_keys
 from workers.payout.transfers import BankWord, ReturnedTransfer, TransferAnswer, TransferInstruction
+from workers.payout.withdrawal_store import find_paused_shops
 
 log = structlog.get_logger(__name__)
 
@@ -54,10 +56,16 @@ class TransferTools:
 
 
 def submit_transfers(steps: Steps, commands: Sequence[SubmitTransfer], *, tools: TransferTools) -> None:
-    """Hand reserved withdrawals to the bank; one that may have been handed over before is asked for."""
+    """
+    Hand reserved withdrawals to the bank; one that may have been handed over before is asked for.
+
+    While a shop's payouts are paused nothing of it is handed over: what is ready stays ready.
+    """
     payout_ids = {payout_id for command in commands for payout_id in command.payout_ids}
     with steps.begin("send_transfer") as step:
         transfers = [t for t in store.lock_transfers(step.connection, payout_ids) if t.state in OPEN_STATES]
+        paused = find_paused_shops(step.connection, (t.shop_id for t in transfers))
+        transfers = [t for t in transfers if t.state is not TransferState.READY or t.shop_id not in paused]
         ready = [t for t in transfers if t.state is TransferState.READY]
         if ready:
             store.mark_transfers(
@@ -67,7 +75,9 @@ def submit_transfers(steps: Steps, commands: Sequence[SubmitTransfer], *, tools:
     never_sent = {transfer.payout_id for transfer in ready}
     answers = _ask_all(
         transfers,
-        lambda t: _submit(t, tools) if t.payout_id in never_sent else _find_or_submit(t, tools),
+        lambda t: (
+            _submit(t, tools) if t.payout_id in never_sent else _find_or_submit(t, tools, paused=paused)
+        ),
         tools,
     )
     _book_answers(steps, answers, tries=0)
@@ -82,7 +92,8 @@ def check_transfers(steps: Steps, commands: Sequence[CheckTransfer], *, tools: T
                 t for t in store.lock_transfers(step.connection, payout_ids) if t.state in OPEN_STATES
             ]
             store.touch_transfers(step.connection, [t.payout_id for t in transfers], now=step.now)
-        answers = _ask_all(transfers, lambda t: _find_or_submit(t, tools), tools)
+            paused = find_paused_shops(step.connection, (t.shop_id for t in transfers))
+        answers = _ask_all(transfers, partial(_find_or_submit, tools=tools, paused=paused), tools)
         _book_answers(steps, answers, tries=tries + 1)
 
 
@@ -162,7 +173,9 @@ def _submit(transfer: store.Transfer, tools: TransferTools) -> TransferAnswer:
     )
 
 
-def _find_or_submit(transfer: store.Transfer, tools: TransferTools) -> TransferAnswer:
+def _find_or_submit(
+    transfer: store.Transfer, tools: TransferTools, *, paused: Collection[str]
+) -> TransferAnswer:
     """Ask first. Only what the bank has certainly never seen is sent again, under its one id."""
     answer = tools.bank.find(transfer.end_to_end_id)
     if answer.word is not BankWord.NEVER_SEEN:
@@ -170,6 +183,8 @@ def _find_or_submit(transfer: store.Transfer, tools: TransferTools) -> TransferA
     if transfer.state is TransferState.SUBMITTED:
         # The bank accepted it once and denies it now: nothing that software should settle.
         log.error("bank_forgot_transfer", end_to_end_id=transfer.end_to_end_id)
+        return TransferAnswer(BankWord.UNKNOWN)
+    if transfer.shop_id in paused:
         return TransferAnswer(BankWord.UNKNOWN)
     return _submit(transfer, tools)
 
