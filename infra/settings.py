@@ -132,7 +132,11 @@ class Settings(BaseSettings):
     bank_timeout_seconds: PositiveFloat = 5.0
     bank_poll_seconds: PositiveFloat = 5.0
 
+    # One trace from a shop's message to the payout; needs the extra `tracing`.
+    tracing: bool = False
     log_format: str = Field(default="auto", pattern="^(auto|json|console)$")
+    # At most so many lines of one event name in ten seconds, errors apart; 0 leaves none out.
+    log_sample_lines: NonNegativeInt = 100
     metrics_port: NonNegativeInt = 0
 
     @model_validator(mode="after")

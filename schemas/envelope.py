@@ -9,7 +9,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from json.encoder import encode_basestring_ascii
 from typing import Any, Final, NoReturn
 
 from schemas.fields import EXTERNAL_ID_PATTERN, OWNER_ID_PATTERN, format_rfc3339, parse_rfc3339
@@ -124,20 +123,24 @@ def parse_message(body: bytes, content_type: str | None) -> list[Envelope]:
     return [_envelope_of(event, repeated, "")]
 
 
-def encode_event(*, event_id: str, type_: str, time: datetime, data_json: str) -> bytes:
+def encode_event(
+    *, event_id: str, type_: str, time: datetime, data_json: str, traceparent: str | None = None
+) -> bytes:
     """Write one event of ours; `data_json` is JSON text already and is taken as it is."""
-    return _encode(event_id, type_, time, data_json).encode()
+    return _encode(event_id, type_, time, data_json, traceparent).encode()
 
 
-def encode_batch(events: Sequence[tuple[str, str, datetime, str]]) -> bytes:
-    """Write a batch of ours: (id, type, time, data as JSON text) each."""
+def encode_batch(events: Sequence[tuple[str, str, datetime, str, str | None]]) -> bytes:
+    """Write a batch of ours: (id, type, time, data as JSON text, traceparent if any) each."""
     return ("[" + ",".join(_encode(*event) for event in events) + "]").encode()
 
 
-def _encode(event_id: str, type_: str, time: datetime, data_json: str) -> str:
+def _encode(event_id: str, type_: str, time: datetime, data_json: str, traceparent: str | None) -> str:
+    # CloudEvents' extension for distributed tracing.
+    trace = f'"traceparent":{json.dumps(traceparent)},' if traceparent is not None else ""
     return (
-        f'{{"specversion":"1.0","id":{encode_basestring_ascii(event_id)},"source":"{OUR_SOURCE}","type":"{type_}",'
-        f'"time":"{format_rfc3339(time)}","datacontenttype":"application/json","data":{data_json}}}'
+        f'{{"specversion":"1.0","id":{json.dumps(event_id)},"source":"{OUR_SOURCE}","type":"{type_}",'
+        f'"time":"{format_rfc3339(time)}","datacontenttype":"application/json",{trace}"data":{data_json}}}'
     )
 
 

@@ -7,13 +7,14 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 from prometheus_client import start_http_server
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from infra.observability.log_context import command_ids, event_ids
 from infra.observability.logs import configure_logs
 from infra.postgres.engine import create_database_engine
 from infra.postgres.key_store import KeyStore
@@ -29,6 +30,10 @@ from infra.security.encryption import Vault, open_vault
 from infra.settings import Settings, SettingsError, load_settings
 from schemas.commands import Command, decode_command
 from workers.failures import classify_failure, wait_for_database
+
+if TYPE_CHECKING:
+    # OpenTelemetry is imported only where tracing is on.
+    from infra.observability.tracing import Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +60,7 @@ class WorkerProcess:
     steps: Steps
     ingress: Ingress
     broker: HoldfastBroker
+    tracing: "Tracing | None" = None
 
 
 CommandT = TypeVar("CommandT", bound=Command)
@@ -64,14 +70,20 @@ def declare_event_actor(
     process: WorkerProcess, *, queue: str, name: str, handle: Callable[[Sequence[InboundEvent]], None]
 ) -> None:
     """Have the authentic events of a queue handled; what is not authentic is quarantined before."""
+    admit = process.ingress.admit
 
-    def handle_deliveries(deliveries: Sequence[Delivery]) -> None:
-        events = process.ingress.admit(deliveries)
-        if events:
+    def handle_events(events: Sequence[InboundEvent]) -> None:
+        with structlog.contextvars.bound_contextvars(queue=queue, **event_ids(events)):
             handle(events)
 
+    def handle_deliveries(deliveries: Sequence[Delivery]) -> None:
+        events = admit(deliveries)
+        if events:
+            handle_events(events)
+
+    traced = process.tracing.around_events(queue, admit, handle_events) if process.tracing else None
     process.broker.declare_batch_actor(
-        queue_name=queue, actor_name=name, handle=handle_deliveries, external=True
+        queue_name=queue, actor_name=name, handle=traced or handle_deliveries, external=True
     )
 
 
@@ -84,8 +96,18 @@ def declare_command_actor(
 ) -> None:
     """Have one kind of command of a queue handled; a body that is none of it is poison."""
 
+    def handle_commands(commands: Sequence[CommandT]) -> None:
+        with structlog.contextvars.bound_contextvars(queue=queue, **command_ids(commands)):
+            handle(commands)
+
+    traced = process.tracing.around_commands(queue, handle_commands) if process.tracing else None
+
     def handle_deliveries(deliveries: Sequence[Delivery]) -> None:
-        handle([decode_command(command, delivery.body) for delivery in deliveries])
+        commands = [decode_command(command, delivery.body) for delivery in deliveries]
+        if traced is None:
+            handle_commands(commands)
+        else:
+            traced(deliveries, commands)
 
     process.broker.declare_batch_actor(
         queue_name=queue, actor_name=command.NAME, handle=handle_deliveries, external=False
@@ -109,11 +131,14 @@ def run_worker(
     except SettingsError as error:
         sys.stderr.write(f"holdfast {name}: {error}\n")
         return 2
-    configure_logs(format_=settings.log_format, process=name)
+    configure_logs(format_=settings.log_format, process=name, sample_lines=settings.log_sample_lines)
     engine = create_database_engine(settings, application_name=f"holdfast-{name}")
     publisher = Publisher(str(settings.broker_url), name=f"holdfast-{name}")
+    tracing: Tracing | None = None
     try:
-        process = _assemble(settings, engine, publisher)
+        if settings.tracing:
+            tracing = _start_tracing(engine, name)
+        process = assemble(settings, engine, publisher, tracing=tracing)
         declare(process)
         wait_for_database(engine, process.broker.stopping)
         check_deployment(engine, settings)
@@ -133,7 +158,19 @@ def run_worker(
         return 2
     finally:
         publisher.close()
+        if tracing is not None:
+            tracing.close()
         engine.dispose()
+
+
+def _start_tracing(engine: Engine, name: str) -> "Tracing":
+    try:
+        from infra.observability.tracing import start_tracing  # noqa: PLC0415 - costs nothing while it is off
+    except ModuleNotFoundError as error:
+        raise WrongDeployment(
+            f"HOLDFAST_TRACING is on, and {error.name} is not installed: install the extra `tracing`"
+        ) from error
+    return start_tracing(engine, process=name)
 
 
 def check_deployment(engine: Engine, settings: Settings) -> None:
@@ -160,7 +197,10 @@ def check_deployment(engine: Engine, settings: Settings) -> None:
         )
 
 
-def _assemble(settings: Settings, engine: Engine, publisher: Publisher) -> WorkerProcess:
+def assemble(
+    settings: Settings, engine: Engine, publisher: Publisher, *, tracing: "Tracing | None" = None
+) -> WorkerProcess:
+    """Put the parts of one process together; nothing connects before it is used."""
     vault = open_vault(settings)
     keys = KeyStore(engine, vault, cache_seconds=settings.key_cache_seconds)
     outbox = OutboxPublisher(
@@ -169,6 +209,7 @@ def _assemble(settings: Settings, engine: Engine, publisher: Publisher) -> Worke
         keys.signer,
         timeout_seconds=settings.publish_timeout_seconds,
         day_seconds=settings.protection_day_seconds,
+        tracing=tracing,
     )
     ingress = Ingress(
         keys,
@@ -189,7 +230,7 @@ def _assemble(settings: Settings, engine: Engine, publisher: Publisher) -> Worke
         day_seconds=settings.protection_day_seconds,
     )
     steps = Steps(engine, after_commit=outbox.publish_committed, grace_seconds=settings.outbox_grace_seconds)
-    return WorkerProcess(settings, engine, vault, keys, publisher, outbox, steps, ingress, broker)
+    return WorkerProcess(settings, engine, vault, keys, publisher, outbox, steps, ingress, broker, tracing)
 
 
 def _announce_ready(process: WorkerProcess) -> threading.Thread:

@@ -18,6 +18,8 @@ REASON_HEADER = "holdfast-reason"
 # A retry travels through our own exchanges; where it first came from is judged again on the next try.
 FIRST_EXCHANGE_HEADER = "holdfast-exchange"
 FIRST_ROUTING_KEY_HEADER = "holdfast-routing-key"
+# W3C Trace Context: who sent a command. On events of strangers it stands in the signed body and nowhere else.
+TRACEPARENT_HEADER = "traceparent"
 # RabbitMQ's shortstr; a longer routing key cannot be sent.
 MAX_SHORT_STRING_BYTES = 255
 MAX_REASON_CHARACTERS = 500
@@ -98,6 +100,7 @@ def command_message(
     delay_ms: int = 0,
     attempt: int = 0,
     day_seconds: int | None = None,
+    traceparent: str | None = None,
 ) -> Outgoing:
     """
     A command to one of our own queues, now or after a delay.
@@ -109,7 +112,9 @@ def command_message(
         delay_lanes.DelayTooLong: above 30 days.
     """
     exchange, routing_key = delay_lanes.route(queue_name, delay_ms, day_seconds=day_seconds)
-    headers: Mapping[str, object] = {ATTEMPT_HEADER: attempt} if attempt else {}
+    headers: dict[str, object] = {ATTEMPT_HEADER: attempt} if attempt else {}
+    if traceparent is not None:
+        headers[TRACEPARENT_HEADER] = traceparent
     return Outgoing(exchange=exchange, routing_key=routing_key, body=body, type=name, headers=headers)
 
 

@@ -6,9 +6,12 @@ Events are signed here, at the moment of publishing, so that a row that waited s
 timestamp.
 """
 
-from collections.abc import Callable, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from uuid import uuid4
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
 
 import structlog
 from sqlalchemy import Engine
@@ -21,6 +24,10 @@ from infra.rabbitmq.publisher import Publisher
 from infra.rabbitmq.topology import EVENTS_EXCHANGE
 from infra.security.signatures import Signer
 from schemas.envelope import BATCH_CONTENT_TYPE, SINGLE_CONTENT_TYPE, encode_batch, encode_event
+
+if TYPE_CHECKING:
+    # OpenTelemetry is imported only where tracing is on.
+    from infra.observability.tracing import Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -39,7 +46,9 @@ class OutboxPublisher:
         timeout_seconds: float,
         day_seconds: int,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing
         self._engine = engine
         self._publisher = publisher
         self._signer = signer
@@ -67,11 +76,20 @@ class OutboxPublisher:
         if not rows:
             return 0
         now = self._clock()
+        publishing = self._tracing.publishing(rows) if self._tracing is not None else None
+        headers = publishing.headers if publishing is not None else {}
+        traceparents = publishing.traceparents if publishing is not None else {}
         reach("outbox: before publish")
         outcomes = self._publisher.publish(
-            [self._compose(row, now) for row in rows], timeout_s=self._timeout_seconds
+            [
+                self._compose(row, now, headers.get(position), traceparents)
+                for position, row in enumerate(rows)
+            ],
+            timeout_s=self._timeout_seconds,
         )
         reach("outbox: confirmed")
+        if publishing is not None:
+            publishing.done(outcomes)
         confirmed = [
             row.outbox_id
             for row, outcome in zip(rows, outcomes, strict=True)
@@ -98,7 +116,9 @@ class OutboxPublisher:
             log.warning("outbox_note_lost", rows=len(confirmed), error=type(error).__name__)
         return len(confirmed)
 
-    def _compose(self, row: OutboxRow, now: datetime) -> Outgoing:
+    def _compose(
+        self, row: OutboxRow, now: datetime, header: str | None, traceparents: Mapping[UUID, str]
+    ) -> Outgoing:
         if isinstance(row, CommandRow):
             return command_message(
                 row.queue,
@@ -106,22 +126,43 @@ class OutboxPublisher:
                 row.arguments.encode(),
                 delay_ms=row.delay_ms,
                 day_seconds=self._day_seconds,
+                traceparent=header,
             )
-        return compose_events(row, self._signer(), now)
+        return compose_events(row, self._signer(), now, traceparents)
 
 
-def compose_events(row: EventsRow, signer: Signer, now: datetime) -> Outgoing:
-    """Build the signed message of one shop's events: one in structured form, several as a batch."""
+def compose_events(
+    row: EventsRow, signer: Signer, now: datetime, traceparents: Mapping[UUID, str] | None = None
+) -> Outgoing:
+    """
+    Build the signed message of one shop's events: one in structured form, several as a batch.
+
+    `traceparents` are those of the events that are traced, by event id.
+    """
+    traces = traceparents or {}
     if len(row.events) == 1:
         event = row.events[0]
         message_id, content_type = str(event.event_id), SINGLE_CONTENT_TYPE
         body = encode_event(
-            event_id=message_id, type_=event.type, time=event.occurred_at, data_json=event.data
+            event_id=message_id,
+            type_=event.type,
+            time=event.occurred_at,
+            data_json=event.data,
+            traceparent=traces.get(event.event_id),
         )
     else:
         message_id, content_type = str(uuid4()), BATCH_CONTENT_TYPE
         body = encode_batch(
-            [(str(event.event_id), event.type, event.occurred_at, event.data) for event in row.events]
+            [
+                (
+                    str(event.event_id),
+                    event.type,
+                    event.occurred_at,
+                    event.data,
+                    traces.get(event.event_id),
+                )
+                for event in row.events
+            ]
         )
     return Outgoing(
         exchange=EVENTS_EXCHANGE,

@@ -118,6 +118,7 @@ class Received:
     id: str
     type: str
     data: dict[str, Any]
+    traceparent: str | None = None
 
 
 class Amqp:
@@ -283,7 +284,9 @@ class Shop:
         for event in events:
             assert (event["specversion"], event["source"]) == ("1.0", "/holdfast")
             assert message.delivery_info["routing_key"] == f"{self.id}.{event['type']}"
-            self.received.append(Received(event["id"], event["type"], event["data"]))
+            self.received.append(
+                Received(event["id"], event["type"], event["data"], event.get("traceparent"))
+            )
         if message.properties["content_type"] == SINGLE:
             assert headers["webhook-id"] == told["id"]
         return True

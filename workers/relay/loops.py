@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from infra.crash_points import reach
 from infra.postgres.ledger_store import seal_postings
 from infra.postgres.outbox import delete_published, lease_unpublished
+from infra.postgres.trace_contexts import forget_traces
 from infra.rabbitmq.queue_depth import QueueDepth
 from workers.process import WorkerProcess
 from workers.relay.sweep import ask_for_returns, report_stale_disputes, sweep
@@ -24,6 +25,8 @@ _AFTER_ERROR_SECONDS = 1.0
 _SEAL_SECONDS = 2.0
 _TIDY_SECONDS = 60.0
 _TIDY_ROWS = 10_000
+# Longer than a protection period, a dispute and the weeks in which a bank may return a payout.
+_TRACE_DAYS = 90
 _DISPUTES_SECONDS = 60.0
 
 
@@ -57,7 +60,8 @@ def build_loops(process: WorkerProcess, stopping: threading.Event) -> Sequence[t
             deleted = delete_published(
                 connection, retention_seconds=settings.outbox_retention_seconds, limit=_TIDY_ROWS
             )
-        return deleted == _TIDY_ROWS
+            forgotten = forget_traces(connection, older_than_days=_TRACE_DAYS, limit=_TIDY_ROWS)
+        return _TIDY_ROWS in {deleted, forgotten}
 
     plan: list[tuple[str, Callable[[], bool], float]] = [
         ("publish", publish, _IDLE_SECONDS),

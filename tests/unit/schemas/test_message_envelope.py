@@ -444,7 +444,7 @@ def test_what_we_write_is_a_cloud_event_in_compact_json() -> None:
         b'{"specversion":"1.0","id":"e-1","source":"/holdfast","type":"order.held",'
         b'"time":"2026-11-23T12:00:00Z","datacontenttype":"application/json","data":{"order_id":"o-1"}}'
     )
-    batch = encode_batch([("e-1", "order.held", noon, '{"order_id":"o-1"}')] * 2)
+    batch = encode_batch([("e-1", "order.held", noon, '{"order_id":"o-1"}', None)] * 2)
     assert batch == b"[" + one + b"," + one + b"]"
 
 
