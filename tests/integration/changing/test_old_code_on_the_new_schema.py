@@ -56,9 +56,12 @@ def carry_out(transcript: Transcript, engine: Engine) -> list[str]:
 
 
 def nothing_is_wrong(engine: Engine) -> None:
+    """The accountant and the audit agree; how long something has waited since then is left out."""
     assert what_is_wrong(engine) == {}
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
-        assert [finding for finding in run_audit(connection) if finding.violations] == []
+        findings = [one for one in run_audit(connection) if "clock_timestamp()" not in one.check.statement]
+    assert len(findings) > 10
+    assert [finding for finding in findings if finding.violations] == []
 
 
 def unpublished_commands(engine: Engine) -> list[CommandRow]:
