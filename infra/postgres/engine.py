@@ -20,6 +20,8 @@ def create_database_engine(settings: Settings, *, application_name: str) -> Engi
             "statement_timeout": settings.statement_timeout_ms,
             "lock_timeout": settings.lock_timeout_ms,
             "idle_in_transaction_session_timeout": settings.statement_timeout_ms,
+            # Compiling a statement takes longer than any of ours does, and estimates decide when.
+            "jit": "off",
         }.items()
     )
     return create_engine(

@@ -6,6 +6,7 @@ keeps running on what they leave. A `NNNN_contract_….py` takes away what no ru
 carried out apart, when every process of older releases has ended. See docs/changing.md.
 """
 
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -28,9 +29,15 @@ def _config(connection: Connection | None = None) -> Config:
     return config
 
 
-def _scripts() -> list[Script]:
+def _scripts() -> tuple[Script, ...]:
     """All migrations, oldest first."""
-    return list(ScriptDirectory.from_config(_config()).walk_revisions())[::-1]
+    return _scripts_in(_MIGRATIONS)
+
+
+@cache
+def _scripts_in(folder: Path) -> tuple[Script, ...]:
+    """They are files of this release, so reading them once is enough."""
+    return tuple(ScriptDirectory(str(folder)).walk_revisions())[::-1]
 
 
 def _contracts(script: Script) -> bool:
@@ -85,10 +92,10 @@ def _stop_before_contracting(current: str) -> str:
     return target
 
 
-def _pending(current: str) -> list[Script]:
+def _pending(current: str) -> tuple[Script, ...]:
     scripts = _scripts()
     position = next((i for i, script in enumerate(scripts) if script.revision == current), None)
-    return [] if position is None else scripts[position + 1 :]
+    return () if position is None else scripts[position + 1 :]
 
 
 def pending_contraction(connection: Connection) -> str | None:

@@ -49,3 +49,41 @@ class ScriptedBank:
 
 def _next(script: list[TransferAnswer]) -> TransferAnswer:
     return script.pop(0) if len(script) > 1 else script[0]
+
+
+class MoodyBank:
+    """A bank that answers in the mood it is in and remembers what it has really done."""
+
+    def __init__(self) -> None:
+        self.mood = "settle"
+        self.words: dict[str, BankWord] = {}
+        self.returned: list[ReturnedTransfer] = []
+
+    def submit(self, instruction: TransferInstruction) -> TransferAnswer:
+        id_ = instruction.end_to_end_id
+        assert id_ not in self.words, "sent again, though the bank has it"
+        if self.mood == "lose":
+            return TransferAnswer(BankWord.UNKNOWN)
+        self.words[id_] = {
+            "settle": BankWord.SETTLED,
+            "reject": BankWord.REJECTED,
+            "accept": BankWord.PENDING,
+            "accept in silence": BankWord.PENDING,
+        }[self.mood]
+        return TransferAnswer(BankWord.UNKNOWN if self.mood == "accept in silence" else self.words[id_])
+
+    def find(self, end_to_end_id: str) -> TransferAnswer:
+        return TransferAnswer(self.words.get(end_to_end_id, BankWord.NEVER_SEEN))
+
+    def returns_after(self, position: int, limit: int) -> Sequence[ReturnedTransfer]:
+        return [entry for entry in self.returned if entry.position > position][:limit]
+
+    def decides(self, word: BankWord) -> None:
+        """Settle or reject everything that is pending."""
+        for id_ in [id_ for id_, kept in self.words.items() if kept is BankWord.PENDING]:
+            self.words[id_] = word
+
+    def sends_back(self, end_to_end_id: str) -> None:
+        """A transfer that had settled comes back."""
+        self.words[end_to_end_id] = BankWord.RETURNED
+        self.returned.append(ReturnedTransfer(len(self.returned) + 1, end_to_end_id, "AC04"))

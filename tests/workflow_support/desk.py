@@ -186,7 +186,8 @@ class Desk:
         while self.commands:
             with self._lock:
                 batch, self.commands = self.commands, []
-            for name in {row.command for row in batch}:
+            # In the order of their coming, so that a run can be repeated.
+            for name in dict.fromkeys(row.command for row in batch):
                 self.handle(*[row for row in batch if row.command == name])
 
     def ring_alarms(self, name: str | None = None) -> list[Told]:

@@ -1,0 +1,79 @@
+"""The whole workflow against plain integers; docs/proof.md has the long version and how to repeat a run."""
+
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis.stateful import run_state_machine_as_test
+from sqlalchemy import Engine
+from workflow_machine import Workflow
+from workflow_support.desk import database_engine
+from workflow_support.stepped_clock import SteppedClock, stepped_clock
+
+from workers.escrow import handlers
+from workers.escrow.decisions import decide_release
+
+EXAMPLES = int(os.environ.get("HOLDFAST_MODEL_EXAMPLES", "15"))
+STEPS = int(os.environ.get("HOLDFAST_MODEL_STEPS", "25"))
+SEED = int(os.environ.get("HOLDFAST_MODEL_SEED", secrets.randbelow(2**32)))
+
+
+@pytest.fixture(scope="module")
+def clock(database_url: str) -> Iterator[SteppedClock]:
+    with stepped_clock(database_url) as clock:
+        yield clock
+
+
+@pytest.fixture(scope="module")
+def engine(database_url: str, clock: SteppedClock) -> Iterator[Engine]:
+    """Opened after the clock was put in."""
+    assert clock
+    with database_engine(database_url) as engine:
+        yield engine
+
+
+def run_model(engine: Engine, clock: SteppedClock, *, examples: int, phases: Sequence[Phase]) -> None:
+    print(f"HOLDFAST_MODEL_SEED={SEED} repeats this run")  # noqa: T201 - pytest shows it with a failure
+
+    @seed(SEED)
+    class OnThisDatabase(Workflow):
+        pass
+
+    OnThisDatabase.engine = engine
+    OnThisDatabase.clock = clock
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]  # Hypothesis leaves it untyped
+        OnThisDatabase,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=STEPS,
+            deadline=None,
+            # The seed alone decides what a run does; no file of earlier failures does.
+            database=None,
+            print_blob=True,
+            phases=phases,
+            report_multiple_bugs=False,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+@pytest.mark.timeout(0 if "HOLDFAST_MODEL_EXAMPLES" in os.environ else 600)
+def test_the_handlers_agree_with_the_plain_books_in_any_order_of_events(
+    engine: Engine, clock: SteppedClock
+) -> None:
+    run_model(engine, clock, examples=EXAMPLES, phases=[Phase.generate, Phase.shrink])
+
+
+@pytest.mark.timeout(600)
+def test_the_model_notices_a_rule_that_is_broken(
+    engine: Engine, clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that agrees with everything proves nothing: here nobody waits for the bank's credit."""
+    monkeypatch.setattr(
+        handlers, "decide_release", lambda hold, now: decide_release(replace(hold, funded=True), now=now)
+    )
+    with pytest.raises(AssertionError):
+        run_model(engine, clock, examples=100, phases=[Phase.generate])
