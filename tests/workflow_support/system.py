@@ -21,6 +21,7 @@ from workflow_support.outsider import Ed25519Key, HmacKey, Key, Shop, fresh
 WORKERS = ("payment", "escrow", "payout", "relay")
 START_SECONDS = 60.0
 DAY_SECONDS = 1
+COOLING_OFF_SECONDS = 3
 CHECKOUT = Path(__file__).parent.parent.parent
 
 
@@ -92,6 +93,8 @@ class System:
             "HOLDFAST_ENCRYPTION_KEY": base64.b64encode(secrets.token_bytes(32)).decode(),
             "HOLDFAST_PASSWORD_PEPPERS": f"1:{base64.b64encode(secrets.token_bytes(32)).decode()}",
             "HOLDFAST_PROTECTION_DAY_SECONDS": str(DAY_SECONDS),
+            # Long enough to be seen, short enough to be waited for.
+            "HOLDFAST_COOLING_OFF_SECONDS": str(COOLING_OFF_SECONDS),
             "HOLDFAST_BANK_POLL_SECONDS": "0.5",
             "HOLDFAST_LOG_FORMAT": "json",
             # What a killed process leaves behind is taken over soon enough for a test to wait for.

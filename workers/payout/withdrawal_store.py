@@ -73,12 +73,16 @@ def lock_spending(connection: Connection, keys: Iterable[SellerCurrency], *, now
     """
     Read the limits of sellers and shops, and what counts towards them; call `lock_sellers` before.
 
-    A shop that has a limit of its own is locked by that limit's row, in key order, until the transaction
-    ends: nobody else counts its withdrawals meanwhile. A day is a day of UTC. What waits for a review
-    does not count; once approved it does.
+    A shop that has a limit of its own is locked, in key order, until the transaction ends: nobody else
+    counts its withdrawals meanwhile. That lock is advisory, because locking the limit's row would take
+    the right to change it. A day is a day of UTC. What waits for a review does not count; once approved
+    it does.
     """
     ordered = sorted(set(keys))
-    of_shops = _lock_shop_limits(connection, ordered)
+    of_shops = _find_shop_limits(connection, ordered)
+    if of_shops:
+        # Counting comes after this, in statements of their own, and so sees what whoever held it has written.
+        _lock_shops(connection, list(of_shops))
     of_sellers = _find_seller_limits(connection, ordered)
     return Spending(
         of_sellers,
@@ -88,7 +92,19 @@ def lock_spending(connection: Connection, keys: Iterable[SellerCurrency], *, now
     )
 
 
-def _lock_shop_limits(connection: Connection, keys: Sequence[SellerCurrency]) -> dict[ShopCurrency, Limits]:
+def _lock_shops(connection: Connection, keys: Sequence[ShopCurrency]) -> None:
+    connection.execute(
+        text("""
+            SELECT pg_advisory_xact_lock(key) FROM (
+                SELECT DISTINCT hashtextextended('withdrawal limits ' || name, 0) AS key
+                FROM unnest(CAST(:names AS text[])) AS given(name) ORDER BY key
+            ) AS ordered
+        """),
+        {"names": [f"{shop_id} {currency}" for shop_id, currency in keys]},
+    )
+
+
+def _find_shop_limits(connection: Connection, keys: Sequence[SellerCurrency]) -> dict[ShopCurrency, Limits]:
     return {
         (row.shop_id, row.currency): Limits(row.per_withdrawal_minor, row.per_day_minor, row.per_hour_count)
         for row in connection.execute(
@@ -98,7 +114,6 @@ def _lock_shop_limits(connection: Connection, keys: Sequence[SellerCurrency]) ->
                 WHERE scope = 'shop' AND (shop_id, currency) IN (
                     SELECT * FROM unnest(CAST(:shops AS text[]), CAST(:currencies AS text[]))
                 )
-                ORDER BY shop_id, currency FOR UPDATE
             """),
             {"shops": [key.shop_id for key in keys], "currencies": [key.currency for key in keys]},
         )

@@ -234,6 +234,33 @@ def test_a_lock_ends_by_itself_and_a_right_password_clears_the_count(
     assert failures(desk, platform, seller) == 0
 
 
+def test_ten_lock_for_a_day_and_fifteen_until_an_operator_lifts_it_over_restarts_too(
+    desk: Desk, platform: SellersPlatform, desk_with: Callable[[ScriptedBank], Desk]
+) -> None:
+    seller = desk.a_seller(platform, available=10_000)
+    for minutes in (15, 24 * 60, None):
+        # A worker that knows nothing of the guesses before takes over.
+        worker = desk_with(ScriptedBank(submit=[PENDING], find=[PENDING]))
+        assert guess(worker, platform, seller, 5) == rejected("wrong_password") * 5
+        for asked in (platform.withdraws(seller, 1), platform.withdraws(seller, 1, password=WRONG_PASSWORD)):
+            assert judged(worker.seller_withdraws(asked)) == rejected("locked")
+        [row] = desk.execute(
+            """
+            SELECT extract(epoch FROM locked_until - clock_timestamp()) / 60 AS minutes, locked_by_failures
+            FROM sellers WHERE seller_id = :s
+            """,
+            s=seller,
+        )
+        assert row.locked_by_failures is (minutes is None)
+        if minutes is not None:
+            assert minutes - 1 < row.minutes <= minutes
+        # The time passes; it ends the first two locks and not the third.
+        desk.execute("UPDATE sellers SET locked_until = clock_timestamp() WHERE seller_id = :s", s=seller)
+    assert failures(desk, platform, seller) == 15
+    assert judged(desk.seller_withdraws(platform.withdraws(seller, 1))) == rejected("locked")
+    assert balance(desk.engine, platform.shop, seller)["available"] == 10_000
+
+
 def test_four_wrong_passwords_and_a_right_one_start_the_count_anew(
     desk: Desk, platform: SellersPlatform
 ) -> None:

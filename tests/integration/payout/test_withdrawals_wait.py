@@ -299,7 +299,9 @@ def test_no_two_sellers_at_once_slip_under_their_shops_limit(desk: Desk, platfor
     set_limits(desk, platform.shop, scope="shop", per_hour=3)
     desk.book_withdrawals(*[platform.withdraws(seller, 1_000) for seller in sellers])
     _check_all_at_once(
-        desk, "SELECT 1 FROM withdrawal_limits WHERE shop_id = :shop FOR UPDATE", shop=platform.shop
+        desk,
+        "SELECT pg_advisory_xact_lock(hashtextextended('withdrawal limits ' || :shop || ' CNY', 0))",
+        shop=platform.shop,
     )
     assert sorted(judged(desk.told), key=str) == [ACCEPTED] * 3 + [OVER_LIMIT] * 3
 
@@ -521,7 +523,7 @@ def test_a_seller_who_enrols_before_the_turn_of_an_early_withdrawal_is_judged_li
 def test_a_flood_of_attempts_gives_way_and_is_decided_in_the_end(
     desk: Desk, platform: SellersPlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever waits behind a flood for the same thread gets it after about a second, not after the flood."""
+    """Whoever waits behind a flood for the same thread gets it after a moment, not after the flood."""
     monkeypatch.setattr(passwords, "_PATIENCE_SECONDS", -1.0)
     desk.book_withdrawals(*[platform.withdraws(fresh("nobody"), 1) for _ in range(3 * passwords._ROUND)])
     turns = 0

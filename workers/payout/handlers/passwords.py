@@ -46,9 +46,9 @@ log = structlog.get_logger(__name__)
 # A seller whose password another worker is checking gets the next turn this much later.
 _NEXT_TURN_MS = 1000
 # So many attempts are counted at once: a worker that dies leaves no more behind.
-_ROUND = 32
+_ROUND = 16
 # A flood of attempts gives way to whatever else waits for this thread: the rest goes to the end of the queue.
-_PATIENCE_SECONDS = 1.0
+_PATIENCE_SECONDS = 0.25
 
 _CONTENT: dict[Purpose, type[SealedContent]] = {
     Purpose.ENROLMENT: SealedEnrolment,
@@ -89,7 +89,7 @@ def check_passwords(steps: Steps, commands: Sequence[CheckPassword], *, tools: P
     """
     Decide the password attempts named by these commands, a few at a time, oldest first.
 
-    What is not reached within about a second goes back to the queue, behind what others have asked.
+    What is not reached within a moment goes back to the queue, behind what others have asked.
     """
     left = {attempt_id for command in commands for attempt_id in command.attempt_ids}
     began = time.monotonic()
