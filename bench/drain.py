@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from orders import Order
 from servers import Servers
 
 from infra.rabbitmq.messages import Outgoing, PublishOutcome
@@ -171,30 +172,33 @@ def wait_until_done(
 def drain(
     workers: Workers,
     *,
-    broker_url: str,
-    warm_up: Sequence[Outgoing],
-    messages: Sequence[Outgoing],
-    warm_up_orders: int,
-    orders: int,
+    fill: Callable[[Sequence[Order]], None],
+    warm_up: Sequence[Order],
+    orders: Sequence[Order],
     done: Callable[[], tuple[int, float]],
     servers: Servers,
     poll_seconds: float = _POLL_SECONDS,
+    waiting_seconds: float = 0,
 ) -> Drained:
-    """Warm up, stand still, fill the queue, and measure how long it takes to drain."""
-    publish_all(broker_url, warm_up)
-    wait_until_done(done, warm_up_orders, workers)
+    """
+    Warm up, stand still, fill the queue, and measure how long it takes to drain.
+
+    `waiting_seconds` is what every order has to wait by the rules, whoever carries it out; it is taken off.
+    """
+    fill(warm_up)
+    wait_until_done(done, len(warm_up), workers)
     workers.pause()
-    publish_all(broker_url, messages)
+    fill(orders)
     servers.settle()
     roots = {"workers": workers.roots, **servers.roots()}
     used_before, busy_before = cpu_seconds(roots), _busy_seconds()
     began = time.monotonic()
     workers.resume()
-    ended = wait_until_done(done, warm_up_orders + orders, workers, poll_seconds=poll_seconds)
+    ended = wait_until_done(done, len(warm_up) + len(orders), workers, poll_seconds=poll_seconds)
     used = {name: seconds - used_before[name] for name, seconds in cpu_seconds(roots).items()}
     busy = _busy_seconds() - busy_before
     foreign = max(0.0, busy - sum(used.values())) / ((ended - began) * len(os.sched_getaffinity(0)))
-    return Drained(orders, ended - began, workers.peak_rss_mib(), used, foreign)
+    return Drained(len(orders), ended - began - waiting_seconds, workers.peak_rss_mib(), used, foreign)
 
 
 def _busy_seconds() -> float:

@@ -13,26 +13,45 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Protocol
 
 import structlog
-from contestants import Contestant, Holdfast, Stock
+from arrivals import measure_latency
+from baselines import OnCelery, OnDbos, Stock
 from drain import Drained, MeasurementFailed
+from holdfast_workers import Holdfast, installed
+from plots import plot_growth, plot_storm
+from prepared_books import book_past
 from rich.console import Console
 from rich.table import Table
 from servers import CHECKOUT, Servers, running_servers
+from storm import measure_storm
 
 from infra.local.errors import LocalServiceError
 
 # Above this, somebody else's work shows in the numbers.
 _FOREIGN_SHARE = 0.05
 _RESULTS = CHECKOUT / ".local" / "bench" / "results"
-_EMPTY, _OBVIOUS = "an empty actor", "the obvious way"
-_SINGLES, _BATCHES, _HOT = "singles, HMAC", "batches, Ed25519", "one seller, HMAC"
+_EMPTY, _OBVIOUS, _OBVIOUS_LIFE = "an empty actor", "the obvious way", "the obvious way, whole life"
+_CELERY, _DBOS = "on Celery, whole life", "on DBOS, whole life"
+_SINGLES, _BATCHES, _HOT, _LIFE = "singles, HMAC", "batches, Ed25519", "one seller, HMAC", "whole life, HMAC"
+_GROWN = "large ledger, HMAC"
+
+
+class Contestant(Protocol):
+    """Something that takes paid orders and has them held at the end."""
+
+    @property
+    def name(self) -> str: ...
+
+    def measure(self, servers: Servers, orders: int) -> Drained:
+        """Measure once, on a vhost and a database that nobody has used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +80,47 @@ class Length:
     empty_orders: int
     fast_orders: int
     slow_orders: int
+    # Celery and DBOS: an order of theirs takes that much longer.
+    slowest_orders: int
+    # Postings booked beforehand; the last one stands in the table.
+    ledger_sizes: tuple[int, ...]
+    latency_seconds: float
+    storm_holds: int
 
 
-SHORT = Length(rounds=2, empty_orders=30_000, fast_orders=12_000, slow_orders=1_500)
-FULL = Length(rounds=5, empty_orders=150_000, fast_orders=60_000, slow_orders=6_000)
+SHORT = Length(
+    rounds=1,
+    empty_orders=30_000,
+    fast_orders=12_000,
+    slow_orders=1_500,
+    slowest_orders=200,
+    ledger_sizes=(500_000,),
+    latency_seconds=4,
+    storm_holds=50_000,
+)
+FULL = Length(
+    rounds=3,
+    empty_orders=100_000,
+    fast_orders=40_000,
+    slow_orders=4_000,
+    slowest_orders=1_000,
+    ledger_sizes=(1_000_000, 10_000_000),
+    latency_seconds=15,
+    storm_holds=1_000_000,
+)
+LATENCY_RATES = (10.0, 100.0, 1000.0)
+STORM_ORDER_RATE = 50.0
+PARTS = ("ratios", "scaling", "latency", "storm")
 
 RATIOS = (
     Ratio(_SINGLES, _EMPTY, 1.5),
     Ratio(_SINGLES, _OBVIOUS, 15),
     Ratio(_BATCHES, _OBVIOUS, 30),
+    Ratio(_LIFE, _OBVIOUS_LIFE, 15),
+    Ratio(_LIFE, _CELERY, 1),
+    Ratio(_LIFE, _DBOS, 1),
     Ratio(_HOT, _SINGLES, 0.9),
+    Ratio(_GROWN, _SINGLES, 0.9),
 )
 
 
@@ -98,6 +148,31 @@ def sides(length: Length) -> tuple[Side, ...]:
         Side(_SINGLES, (Holdfast(_SINGLES),), length.fast_orders),
         Side(_BATCHES, (Holdfast(_BATCHES, batch_size=100),), 2 * length.fast_orders),
         Side(_HOT, (Holdfast(_HOT, sellers=1),), length.fast_orders),
+        Side(
+            _OBVIOUS_LIFE,
+            (stock_orm(processes=2, threads=4, prefetch=32, releases=True),),
+            length.slow_orders,
+        ),
+        Side(_CELERY, (OnCelery("Celery, 2p", 2, 1, releases=True),), length.slowest_orders),
+        Side(_DBOS, (OnDbos("DBOS, 1p", 1, 1, releases=True),), length.slowest_orders),
+        Side(_LIFE, (Holdfast(_LIFE, releases=True),), length.fast_orders),
+        Side(_GROWN, tuple(map(on_a_ledger_of, length.ledger_sizes)), length.fast_orders),
+    )
+
+
+def on_a_ledger_of(postings: int) -> Holdfast:
+    return Holdfast(f"on {postings:,} postings", prepare=partial(book_past, postings=postings))
+
+
+def scaled_sides(length: Length) -> tuple[Side, ...]:
+    """Name one, two and four processes that take orders in."""
+    return tuple(
+        Side(
+            f"{count} of payment",
+            (Holdfast(f"{count} of payment", workers=("payment",) * count + ("escrow", "relay")),),
+            length.fast_orders,
+        )
+        for count in (1, 2, 4)
     )
 
 
@@ -105,12 +180,28 @@ def stock_empty(*, processes: int, threads: int, prefetch: int, queue_type: str 
     name = f"empty actor, {processes}p x {threads}t, {prefetch}" + (
         ", quorum" if queue_type == "quorum" else ""
     )
-    return Stock(name, "stock_empty", "stock.empty", processes, threads, prefetch, queue_type=queue_type)
+    return Stock(
+        name,
+        processes,
+        threads,
+        module="stock_empty",
+        queue="stock.empty",
+        prefetch=prefetch,
+        queue_type=queue_type,
+    )
 
 
-def stock_orm(*, processes: int, threads: int, prefetch: int) -> Stock:
-    name = f"obvious way, {processes}p x {threads}t, {prefetch}"
-    return Stock(name, "stock_orm", "stock.orm", processes, threads, prefetch, needs_tables=True)
+def stock_orm(*, processes: int, threads: int, prefetch: int, releases: bool = False) -> Stock:
+    name = f"obvious{' life' if releases else ' way'}, {processes}p x {threads}t, {prefetch}"
+    return Stock(
+        name,
+        processes,
+        threads,
+        releases=releases,
+        module="stock_orm",
+        queue="stock.orm",
+        prefetch=prefetch,
+    )
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -121,40 +212,142 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--tune", action="store_true", help="look for the baselines' best settings instead")
     parser.add_argument("--rounds", type=int, help="how often each is measured")
+    parser.add_argument("--part", choices=PARTS, help="measure this part alone")
     parser.add_argument(
-        "--only", choices=[side.name for side in sides(SHORT)], help="measure this side alone"
+        "--only", choices=[side.name for side in sides(SHORT)], help="measure this side of the ratios alone"
     )
     chosen = parser.parse_args(arguments)
     length = FULL if chosen.full else SHORT
-    rounds = chosen.rounds or length.rounds
+    if chosen.rounds:
+        length = replace(length, rounds=chosen.rounds)
     terminal = Console()
     # Where output is no terminal, nothing is cut to fit one.
     console = terminal if terminal.is_terminal else Console(width=110)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    parts = [chosen.part] if chosen.part else ["ratios"] if chosen.only else PARTS
     try:
         with running_servers() as servers:
             if chosen.tune:
                 tune(servers, console, length)
                 return 0
-            wanted = [side for side in sides(length) if chosen.only in {None, side.name}]
-            results = measure(servers, console, wanted, rounds)
             facts = {**machine(), **servers.versions()}
+            document = {
+                "measured_at": datetime.now(UTC).isoformat(),
+                "command": " ".join(["python", "bench", *sys.argv[1:]]),
+                "facts": facts,
+                "length": asdict(length),
+            }
+            folder = _RESULTS / time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+            folder.mkdir(parents=True, exist_ok=True)
+            for part in parts:
+                document[part] = _MEASURE[part](servers, console, length, chosen.only, folder)
+                # After each part, so that what was measured is kept whatever comes.
+                (folder / "results.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     except (MeasurementFailed, LocalServiceError) as error:
         console.print(f"[red]not measured:[/red] {error}", highlight=False)
         return 1
-    print_speeds(console, wanted, results)
-    if chosen.only is None:
-        print_ratios(console, results)
-    console.print(f"\nOn {facts['processors']} processors ({facts['processor']}), {facts['memory_gib']} GiB:")
     console.print(
+        f"\nOn {facts['processors']} processors ({facts['processor']}), {facts['memory_gib']} GiB: "
         f"RabbitMQ {facts['rabbitmq']}, PostgreSQL {facts['postgresql']}, Python {facts['python']}, "
-        f"Dramatiq {facts['dramatiq']}, SQLAlchemy {facts['sqlalchemy']}; {rounds} rounds.",
+        f"Dramatiq {facts['dramatiq']}, Celery {facts['celery']}, DBOS {facts['dbos']}; "
+        f"{length.rounds} rounds.",
         highlight=False,
     )
-    warn_of_others(console, results)
-    path = save(facts, wanted, results)
-    console.print(f"Every measurement: {path.relative_to(CHECKOUT)}", highlight=False)
+    console.print(f"Every measurement and the plots: {folder.relative_to(CHECKOUT)}", highlight=False)
     return 0
+
+
+def measure_ratios(
+    servers: Servers, console: Console, length: Length, only: str | None, folder: Path
+) -> dict[str, object]:
+    wanted = [side for side in sides(length) if only in {None, side.name}]
+    results = measure(servers, console, wanted, length.rounds)
+    print_speeds(console, wanted, results)
+    if only is None:
+        print_ratios(console, results, length)
+        plot_growth(
+            folder / "speed-by-ledger-size.svg",
+            [
+                (postings, statistics.median(this_round[name].per_second for this_round in results))
+                for postings, name in [
+                    (0, _SINGLES),
+                    *((size, on_a_ledger_of(size).name) for size in length.ledger_sizes),
+                ]
+            ],
+        )
+    warn_of_others(console, results)
+    return {
+        "orders": {side.name: side.orders for side in wanted},
+        "rounds": as_data(results),
+        "ratios": [
+            {
+                **asdict(ratio),
+                "values": ratio_values(ratio, results, length),
+                "by_cpu": cpu_ratio_values(ratio, results, length),
+            }
+            for ratio in RATIOS
+        ],
+    }
+
+
+def measure_scaling(
+    servers: Servers, console: Console, length: Length, _only: str | None, _folder: Path
+) -> dict[str, object]:
+    wanted = scaled_sides(length)
+    results = measure(servers, console, wanted, length.rounds)
+    print_speeds(console, wanted, results)
+    warn_of_others(console, results)
+    return {"rounds": as_data(results)}
+
+
+def measure_latencies(
+    servers: Servers, console: Console, length: Length, _only: str | None, _folder: Path
+) -> dict[str, object]:
+    with installed(servers) as there:
+        found = measure_latency(there, LATENCY_RATES, length.latency_seconds)
+    table = Table(title="From published to the answer `order.held` at the shop, fixed arrival rate")
+    for heading in ("orders a second", "p50 ms", "p99 ms"):
+        table.add_column(heading, justify="right")
+    for one in found:
+        table.add_row(f"{one.rate:,.0f}", f"{one.p50_ms:,.0f}", f"{one.p99_ms:,.0f}")
+    console.print(table)
+    return {f"{one.rate:g}": {"p50_ms": one.p50_ms, "p99_ms": one.p99_ms} for one in found}
+
+
+def measure_release_storm(
+    servers: Servers, console: Console, length: Length, _only: str | None, folder: Path
+) -> dict[str, object]:
+    with installed(servers) as there:
+        storm = measure_storm(there, length.storm_holds, rate=STORM_ORDER_RATE)
+    plot_storm(folder / "storm.svg", storm)
+    console.print(
+        f"Storm: {storm.holds:,} holds due within a minute, all released, {storm.early} early; lag "
+        f"p50 {storm.lag_p50:,.1f} s, p99 {storm.lag_p99:,.1f} s, worst {storm.lag_max:,.1f} s. New orders at "
+        f"{storm.order_rate:g}/s: p99 {storm.order_p99_before_ms:,.0f} ms before, "
+        f"{storm.order_p99_during_ms:,.0f} ms during.",
+        highlight=False,
+    )
+    table = Table(title="Memory (PSS), MiB")
+    table.add_column("")
+    for heading in ("at rest", "all pending", "peak in the storm"):
+        table.add_column(heading, justify="right")
+    for name in storm.memory_at_rest_mib:
+        table.add_row(
+            name,
+            f"{storm.memory_at_rest_mib[name]:,.1f}",
+            f"{storm.memory_pending_mib[name]:,.1f}",
+            f"{storm.memory_peak_mib[name]:,.1f}",
+        )
+    console.print(table)
+    return asdict(storm)
+
+
+_MEASURE: dict[str, Callable[[Servers, Console, Length, str | None, Path], dict[str, object]]] = {
+    "ratios": measure_ratios,
+    "scaling": measure_scaling,
+    "latency": measure_latencies,
+    "storm": measure_release_storm,
+}
 
 
 def measure(
@@ -208,7 +401,7 @@ def print_speeds(console: Console, wanted: Sequence[Side], results: Sequence[Map
         for contestant in side.contestants:
             speeds = [this_round[contestant.name].per_second for this_round in results]
             memory = max(this_round[contestant.name].peak_rss_mib for this_round in results)
-            name = contestant.name if isinstance(contestant, Stock) else f"Holdfast, {contestant.name}"
+            name = f"Holdfast, {contestant.name}" if isinstance(contestant, Holdfast) else contestant.name
             spread = f"{min(speeds):,.0f} - {max(speeds):,.0f}"
             drained = [this_round[contestant.name] for this_round in results]
             used = [
@@ -226,7 +419,7 @@ def micros(drained: Drained, who: str) -> float:
     return drained.cpu_seconds[who] / drained.orders * 1e6
 
 
-def print_ratios(console: Console, results: Sequence[Mapping[str, Drained]]) -> None:
+def print_ratios(console: Console, results: Sequence[Mapping[str, Drained]], length: Length) -> None:
     table = Table(title="Ratios, each within one round")
     for heading, justify in (
         ("Holdfast", "left"),
@@ -239,7 +432,7 @@ def print_ratios(console: Console, results: Sequence[Mapping[str, Drained]]) -> 
     ):
         table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type] # a literal
     for ratio in RATIOS:
-        values = ratio_values(ratio, results)
+        values = ratio_values(ratio, results, length)
         if values:
             median = statistics.median(values)
             table.add_row(
@@ -247,16 +440,16 @@ def print_ratios(console: Console, results: Sequence[Mapping[str, Drained]]) -> 
                 ratio.against,
                 f"{median:.2f} x",
                 f"{min(values):.2f} - {max(values):.2f}",
-                f"{statistics.median(cpu_ratio_values(ratio, results)):.2f} x",
+                f"{statistics.median(cpu_ratio_values(ratio, results, length)):.2f} x",
                 f"{ratio.floor:g} x",
                 "reached" if median >= ratio.floor else "[red]below[/red]",
             )
     console.print(table)
 
 
-def ratio_values(ratio: Ratio, results: Sequence[Mapping[str, Drained]]) -> list[float]:
+def ratio_values(ratio: Ratio, results: Sequence[Mapping[str, Drained]], length: Length) -> list[float]:
     """Return the ratio in each round in which both sides were measured."""
-    by_name = {side.name: side for side in sides(SHORT)}
+    by_name = {side.name: side for side in sides(length)}
     ours, against = by_name[ratio.ours], by_name[ratio.against]
     names = [contestant.name for contestant in (*ours.contestants, *against.contestants)]
     return [
@@ -266,9 +459,9 @@ def ratio_values(ratio: Ratio, results: Sequence[Mapping[str, Drained]]) -> list
     ]
 
 
-def cpu_ratio_values(ratio: Ratio, results: Sequence[Mapping[str, Drained]]) -> list[float]:
+def cpu_ratio_values(ratio: Ratio, results: Sequence[Mapping[str, Drained]], length: Length) -> list[float]:
     """Return by how much less processor time an order costs; nearly the same on a busy machine."""
-    by_name = {side.name: side for side in sides(SHORT)}
+    by_name = {side.name: side for side in sides(length)}
 
     def cheapest(side: Side, this_round: Mapping[str, Drained]) -> float:
         return min(
@@ -279,6 +472,11 @@ def cpu_ratio_values(ratio: Ratio, results: Sequence[Mapping[str, Drained]]) -> 
     return [
         cheapest(by_name[ratio.against], this_round) / cheapest(by_name[ratio.ours], this_round)
         for this_round in results
+        if all(
+            contestant.name in this_round
+            for side in (by_name[ratio.ours], by_name[ratio.against])
+            for contestant in side.contestants
+        )
     ]
 
 
@@ -297,7 +495,7 @@ def tune(servers: Servers, console: Console, length: Length) -> None:
                     ),
                     (stock_orm(processes=processes, threads=threads, prefetch=prefetch), length.slow_orders),
                 ):
-                    if prefetch > 32 and contestant.needs_tables:  # noqa: PLR2004 - the database is what limits
+                    if prefetch > 32 and contestant.module == "stock_orm":  # noqa: PLR2004 - the database is what limits
                         continue
                     drained = contestant.measure(servers, orders)
                     console.print(f"{contestant.name}: {drained.per_second:,.0f}/s", highlight=False)
@@ -319,36 +517,14 @@ def machine() -> dict[str, object]:
         "sqlalchemy": version("sqlalchemy"),
         "psycopg": version("psycopg"),
         "pika": version("pika"),
+        "celery": version("celery"),
+        "dbos": version("dbos"),
     }
 
 
-def save(
-    facts: Mapping[str, object], wanted: Sequence[Side], results: Sequence[Mapping[str, Drained]]
-) -> Path:
-    """Write everything that was measured as JSON; return the file."""
-    now = datetime.now(UTC)
-    document = {
-        "measured_at": now.isoformat(),
-        "command": " ".join(["python", "bench", *sys.argv[1:]]),
-        "facts": facts,
-        "orders": {side.name: side.orders for side in wanted},
-        "rounds": [
-            {
-                name: {**asdict(drained), "per_second": drained.per_second}
-                for name, drained in this_round.items()
-            }
-            for this_round in results
-        ],
-        "ratios": [
-            {
-                **asdict(ratio),
-                "values": ratio_values(ratio, results),
-                "by_cpu": cpu_ratio_values(ratio, results) if ratio_values(ratio, results) else [],
-            }
-            for ratio in RATIOS
-        ],
-    }
-    _RESULTS.mkdir(parents=True, exist_ok=True)
-    path = _RESULTS / f"{time.strftime('%Y%m%d-%H%M%S', now.timetuple())}.json"
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    return path
+def as_data(results: Sequence[Mapping[str, Drained]]) -> list[dict[str, dict[str, object]]]:
+    """Everything that was measured, round by round."""
+    return [
+        {name: {**asdict(drained), "per_second": drained.per_second} for name, drained in this_round.items()}
+        for this_round in results
+    ]
