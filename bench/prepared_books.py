@@ -54,7 +54,11 @@ _HOLDS = f"""
     SELECT {_id("hold")}, {_id("payment")}, %(shop)s, 'old-' || i, {_SELLER}, 100, 0, %(currency)s, 3,
            CAST(%(day_seconds)s AS int), at - 3 * make_interval(secs => CAST(%(day_seconds)s AS int)), at
     FROM generate_series(CAST(%(first)s AS int), CAST(%(last)s AS int)) AS i,
-         LATERAL (SELECT CAST(%(due)s AS timestamptz) + make_interval(secs => CAST(%(spread)s AS float8) * (i %% 1000) / 1000.0)) AS due(at)
+         LATERAL (
+             -- A thousand moments, so that one alarm is for many holds.
+             SELECT CAST(%(due)s AS timestamptz)
+                    + make_interval(secs => CAST(%(spread)s AS float8) * (i %% 1000) / 1000.0)
+         ) AS due(at)
     ORDER BY i
 """
 

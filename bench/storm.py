@@ -63,7 +63,7 @@ def measure_storm(there: Installation, holds: int, *, rate: float) -> Storm:
         until_due = (due - datetime.now(UTC)).total_seconds()
         if until_due < _BEFORE_SECONDS / 2:
             raise MeasurementFailed(
-                f"booking {holds:,} holds took {time.monotonic() - began:.0f} s; nothing is left before the storm"
+                f"booking {holds:,} holds took {time.monotonic() - began:.0f} s: the storm has begun before"
             )
         storm_at = time.monotonic() + until_due
         pending = _memory(workers, there)

@@ -110,7 +110,10 @@ def seal_postings(connection: Connection) -> int:
                 moved AS (
                     SELECT shop_id, seller_id, currency, kind, debit, credit,
                            sum(amount_minor) AS total_minor, count(*) AS postings
-                    FROM postings, bounds WHERE xact >= low AND xact < high
+                    -- Two values, not a join with `bounds`: a join is planned as if it took most of the
+                    -- ledger, and then reads all of it.
+                    FROM postings
+                    WHERE xact >= (SELECT low FROM bounds) AND xact < (SELECT high FROM bounds)
                     GROUP BY shop_id, seller_id, currency, kind, debit, credit
                 ),
                 folded AS (

@@ -286,3 +286,19 @@ def test_one_sellers_balances_are_read_alone(engine: Engine) -> None:
     with engine.connect() as connection:
         [row] = read_seller_balances(connection, shop, "b")
     assert (row.seller_id, row.available) == ("b", 2)
+
+
+def test_sealing_reads_only_what_came_since_the_last_seal(engine: Engine) -> None:
+    """It runs every few seconds beside the orders; a look at the whole ledger would slow them as it grows."""
+    shop = fresh("shop")
+    post(engine, *[posting for _ in range(3_000) for posting in released(shop, 1)])
+    seal(engine)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("ANALYZE postings"))
+    post(engine, *released(shop, 1))
+    with engine.begin() as connection:
+        assert seal_postings(connection) > 0
+        read = connection.execute(
+            text("SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'postings'")
+        ).scalar_one()
+    assert read == 0
