@@ -17,8 +17,6 @@ def create_database_engine(settings: Settings, *, application_name: str) -> Engi
         f"-c {name}={value}"
         for name, value in {
             "timezone": "UTC",
-            # Compiling a statement takes longer than any of ours should run.
-            "jit": "off",
             "statement_timeout": settings.statement_timeout_ms,
             "lock_timeout": settings.lock_timeout_ms,
             "idle_in_transaction_session_timeout": settings.statement_timeout_ms,
