@@ -39,6 +39,16 @@ def insert_rows(
     return list(result) if returning else []
 
 
+def insert_columns(
+    connection: Connection, table: Table, columns: Mapping[str, Sequence[Any]], *, skip_existing: bool = False
+) -> int:
+    """Do the same with rows that are given column by column; return how many were written."""
+    if not next(iter(columns.values())):
+        return 0
+    statement = _insert(table, tuple(columns), (), skip_existing=skip_existing)
+    return connection.execute(statement, _arrays(columns)).rowcount
+
+
 def insert_unless_known(
     connection: Connection, table: Table, columns: Mapping[str, Sequence[Any]], *, key: Sequence[str]
 ) -> list[Any]:

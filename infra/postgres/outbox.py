@@ -16,7 +16,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from infra.postgres.arrays import uuid_array
-from infra.postgres.bulk import insert_rows, insert_unless_known
+from infra.postgres.bulk import insert_columns, insert_rows
 from infra.postgres.tables import events as events_table
 from infra.postgres.tables import outbox as outbox_table
 
@@ -62,7 +62,7 @@ OutboxRow = CommandRow | EventsRow
 def write_events(connection: Connection, events: Sequence[StoredEvent]) -> None:
     """Keep events; an id that is known stands for the same event and is left alone."""
     ordered = sorted(events, key=lambda event: event.event_id.int)
-    insert_unless_known(
+    insert_columns(
         connection,
         events_table,
         {
@@ -72,7 +72,7 @@ def write_events(connection: Connection, events: Sequence[StoredEvent]) -> None:
             "occurred_at": [event.occurred_at for event in ordered],
             "data": [event.data for event in ordered],
         },
-        key=("event_id",),
+        skip_existing=True,
     )
 
 

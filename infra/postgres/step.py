@@ -52,9 +52,11 @@ class Step:
 
     def emit(self, event_id: UUID, shop_id: str, data: OutgoingData) -> None:
         """Tell the shop; an event whose id is known already is published again as it was."""
-        self._events.append(
-            StoredEvent(event_id, shop_id, data.TYPE, self.now, data.model_dump_json(exclude_none=True))
-        )
+        self.emit_text(event_id, shop_id, data.TYPE, data.model_dump_json(exclude_none=True))
+
+    def emit_text(self, event_id: UUID, shop_id: str, type_: str, data: str) -> None:
+        """Tell the shop the same with `data` as JSON text, which schemas/outgoing.py writes."""
+        self._events.append(StoredEvent(event_id, shop_id, type_, self.now, data))
 
     def emit_again(self, event_ids: Iterable[UUID | None]) -> None:
         """Publish earlier answers again, ids unchanged; one that is not there yet will come by itself."""

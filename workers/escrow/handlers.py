@@ -97,25 +97,26 @@ def _book_holds(step: Step, payment: Payment, holds: Sequence[NewHold]) -> None:
         )
         for hold in holds
     )
-    step.emit(
+    step.emit_text(
         # The id that a repeat of the order looks for; see workers/payment/handlers.py, order_answer_id.
         key_id("order_answer", payment.shop_id, payment.order_id),
         payment.shop_id,
-        OrderHeld(
+        OrderHeld.TYPE,
+        OrderHeld.write(
             order_id=payment.order_id,
             event_id=payment.event_id,
             protection_days=payment.protection_days,
             release_at=holds[0].release_at,
             funded=payment.funded,
-            holds=tuple(
-                HeldPart(
-                    hold_id=str(hold.hold_id),
+            holds=[
+                HeldPart.write(
+                    hold_id=hold.hold_id,
                     seller_id=hold.seller_id,
                     amount=hold.amount_minor,
                     currency=hold.currency,
                 )
                 for hold in holds
-            ),
+            ],
         ),
     )
 

@@ -8,7 +8,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from infra.postgres.bulk import columns_of, insert_rows, insert_unless_known
+from infra.postgres.arrays import text_array, uuid_array
+from infra.postgres.bulk import columns_of, insert_columns, insert_rows
 from infra.postgres.tables import bank_credits, bank_debits, payments
 from workers.payment.decisions import (
     OpenCredit,
@@ -99,10 +100,18 @@ def find_shop_terms(connection: Connection, shop_ids: Iterable[str]) -> dict[str
 def insert_payments(connection: Connection, rows: Sequence[NewPayment]) -> set[UUID]:
     """Insert payments whose order is new and whose bank reference is free; return the ids left out."""
     ordered = sorted(rows, key=lambda row: (row.shop_id, row.order_id))
+    columns = columns_of(NewPayment._fields, ordered)
+    if insert_columns(connection, payments, columns, skip_existing=True) == len(ordered):
+        return set()
+    # Payment ids are new: whichever is not there met another row's key.
     return {
         row.payment_id
-        for row in insert_unless_known(
-            connection, payments, columns_of(NewPayment._fields, ordered), key=("payment_id",)
+        for row in connection.execute(
+            text("""
+                SELECT payment_id FROM unnest(CAST(:ids AS uuid[])) AS given(payment_id)
+                EXCEPT SELECT payment_id FROM payments WHERE payment_id = ANY(CAST(:ids AS uuid[]))
+            """),
+            {"ids": uuid_array(columns["payment_id"])},
         )
     }
 
@@ -200,7 +209,7 @@ def lock_standing_credits(connection: Connection, references: Iterable[str]) -> 
                 WHERE taken_back_at IS NULL AND bank_reference = ANY(CAST(:references AS text[]))
                 ORDER BY credit_id FOR UPDATE
             """),
-            {"references": sorted(set(references))},
+            {"references": text_array(sorted(set(references)))},
         )
     ]
 
@@ -215,7 +224,7 @@ def lock_open_debits(connection: Connection, references: Iterable[str]) -> list[
                 WHERE credit_id IS NULL AND bank_reference = ANY(CAST(:references AS text[]))
                 ORDER BY debit_id FOR UPDATE
             """),
-            {"references": sorted(set(references))},
+            {"references": text_array(sorted(set(references)))},
         )
     ]
 
@@ -328,7 +337,7 @@ def lock_open_credits(connection: Connection, references: Iterable[str]) -> list
                   AND bank_reference = ANY(CAST(:references AS text[]))
                 ORDER BY credit_id FOR UPDATE
             """),
-            {"references": sorted(set(references))},
+            {"references": text_array(sorted(set(references)))},
         )
     ]
 
@@ -353,7 +362,7 @@ def lock_unfunded_payments(connection: Connection, references: Iterable[str]) ->
                   AND bank_reference = ANY(CAST(:references AS text[]))
                 ORDER BY payment_id FOR UPDATE
             """),
-            {"references": sorted(set(references))},
+            {"references": text_array(sorted(set(references)))},
         )
     ]
 

@@ -21,7 +21,7 @@ from schemas.commands import (
     MalformedCommand,
     decode_command,
 )
-from schemas.outgoing import OUTGOING, OrderHeld, OrderRejected, WithdrawalRejected
+from schemas.outgoing import OUTGOING, HeldPart, OrderHeld, OrderRejected, WithdrawalRejected
 from schemas.reasons import Reason
 
 ID = "0193587a-0000-7000-8000-000000000001"
@@ -137,3 +137,49 @@ def test_an_event_of_ours_with_a_field_that_nobody_declared_is_a_mistake() -> No
         OrderRejected.model_validate(
             {"order_id": "o", "event_id": "e", "reason": "locked", "detail": "", "note": "x"}
         )
+
+
+_IDS = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=64)
+
+
+@given(
+    order_id=_IDS,
+    event_id=_IDS,
+    protection_days=st.integers(3, 7),
+    release_at=st.datetimes(timezones=st.just(UTC)),
+    funded=st.booleans(),
+    parts=st.lists(
+        st.tuples(st.uuids(), _IDS, st.integers(1, 10**15), st.sampled_from(["EUR", "JPY"])),
+        min_size=1,
+        max_size=3,
+    ),
+)
+def test_an_order_held_is_written_as_its_model_dumps_it(  # noqa: PLR0917 - what it is made of
+    order_id: str,
+    event_id: str,
+    protection_days: int,
+    release_at: datetime,
+    funded: bool,  # noqa: FBT001 - drawn
+    parts: list[tuple[UUID, str, int, str]],
+) -> None:
+    names = ("hold_id", "seller_id", "amount", "currency")
+    written = OrderHeld.write(
+        order_id=order_id,
+        event_id=event_id,
+        protection_days=protection_days,
+        release_at=release_at,
+        funded=funded,
+        holds=[HeldPart.write(**dict(zip(names, part, strict=True))) for part in parts],
+    )
+    model = OrderHeld(
+        order_id=order_id,
+        event_id=event_id,
+        protection_days=protection_days,
+        release_at=release_at,
+        funded=funded,
+        holds=tuple(
+            HeldPart(hold_id=str(hold_id), seller_id=seller, amount=amount, currency=currency)
+            for hold_id, seller, amount, currency in parts
+        ),
+    )
+    assert written == model.model_dump_json(exclude_none=True)
