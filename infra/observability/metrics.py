@@ -20,6 +20,19 @@ STALE_DISPUTES = Gauge(
     "holdfast_stale_disputes",
     "Disputes that have been open for longer than HOLDFAST_DISPUTE_ALARM_SECONDS.",
 )
+WITHDRAWALS_IN_REVIEW = Gauge(
+    "holdfast_withdrawals_in_review",
+    "Withdrawals that wait for two operators.",
+)
+PAYOUT_PAUSES = Gauge(
+    "holdfast_payout_pauses",
+    "Pauses of payouts that stand: one for each shop, one for all.",
+)
+PASSWORD_LOCKS = Counter(
+    "holdfast_password_locks_total",
+    "Sellers locked by wrong passwords, by how long: 15_minutes, 24_hours, operator.",
+    ["until"],
+)
 PASSWORD_CHECKS = Counter(
     "holdfast_password_checks_total",
     "Withdrawal passwords checked, by result.",

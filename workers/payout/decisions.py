@@ -34,6 +34,13 @@ class Proceed:
     """Nothing speaks against it so far; the password decides."""
 
 
+def name_lock(failed_attempts: int) -> str | None:
+    """Return what a failure that has just been confirmed has locked the seller for, in one word."""
+    if failed_attempts >= LOCKED_FOR_GOOD_AT:
+        return "operator"
+    return {5: "15_minutes", 10: "24_hours"}.get(failed_attempts)
+
+
 def is_locked(*, locked_until: datetime | None, locked_by_failures: bool, now: datetime) -> bool:
     return locked_by_failures or (locked_until is not None and now < locked_until)
 

@@ -13,7 +13,7 @@ from infra.postgres.outbox import delete_published, lease_unpublished
 from infra.postgres.trace_contexts import forget_traces
 from infra.rabbitmq.queue_depth import QueueDepth
 from workers.process import WorkerProcess
-from workers.relay.sweep import ask_for_returns, report_stale_disputes, sweep
+from workers.relay.sweep import ask_for_returns, report_what_waits_for_people, sweep
 
 log = structlog.get_logger(__name__)
 
@@ -27,7 +27,7 @@ _TIDY_SECONDS = 60.0
 _TIDY_ROWS = 10_000
 # Longer than a protection period, a dispute and the weeks in which a bank may return a payout.
 _TRACE_DAYS = 90
-_DISPUTES_SECONDS = 60.0
+_REPORT_SECONDS = 60.0
 
 
 def build_loops(process: WorkerProcess, stopping: threading.Event) -> Sequence[threading.Thread]:
@@ -51,8 +51,8 @@ def build_loops(process: WorkerProcess, stopping: threading.Event) -> Sequence[t
         ask_for_returns(process.steps)
         return False
 
-    def disputes() -> bool:
-        report_stale_disputes(process.steps, older_than_seconds=settings.dispute_alarm_seconds)
+    def report() -> bool:
+        report_what_waits_for_people(process.steps, dispute_alarm_seconds=settings.dispute_alarm_seconds)
         return False
 
     def tidy() -> bool:
@@ -68,7 +68,7 @@ def build_loops(process: WorkerProcess, stopping: threading.Event) -> Sequence[t
         ("seal", seal, _SEAL_SECONDS),
         ("sweep", sweep_once, settings.sweep_seconds),
         ("returns", returns, settings.bank_poll_seconds),
-        ("disputes", disputes, _DISPUTES_SECONDS),
+        ("report", report, _REPORT_SECONDS),
         ("tidy", tidy, _TIDY_SECONDS),
     ]
     return [

@@ -279,6 +279,24 @@ def count_stale_disputes(connection: Connection, *, older_than_seconds: float) -
     )
 
 
+def count_withdrawals_in_review(connection: Connection) -> int:
+    """Return how many withdrawals wait for two operators."""
+    return int(
+        connection.execute(
+            text("""
+                SELECT count(*) FROM withdrawals AS w
+                WHERE w.state = 'pending' AND (w.pending_reason = 'over_limit' OR EXISTS (
+                    SELECT FROM withdrawal_reviews AS r
+                    WHERE r.payout_id = w.payout_id AND r.decided_at IS NULL))
+            """)
+        ).scalar_one()
+    )
+
+
+def count_payout_pauses(connection: Connection) -> int:
+    return int(connection.execute(text("SELECT count(*) FROM payout_pauses")).scalar_one())
+
+
 def touch_transfers(connection: Connection, payout_ids: list[UUID], *, now: datetime) -> None:
     connection.execute(
         text("UPDATE transfers SET touched_at = :now WHERE payout_id = ANY(CAST(:ids AS uuid[]))"),

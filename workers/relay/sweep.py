@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from infra.observability.metrics import STALE_DISPUTES, SWEPT
+from infra.observability.metrics import PAYOUT_PAUSES, STALE_DISPUTES, SWEPT, WITHDRAWALS_IN_REVIEW
 from infra.postgres.step import Step, Steps
 from infra.rabbitmq.topology import (
     ESCROW_HOLD,
@@ -73,13 +73,19 @@ def sweep(steps: Steps, *, grace_seconds: float, queue_depth: QueueDepth) -> dic
     return found
 
 
-def report_stale_disputes(steps: Steps, *, older_than_seconds: float) -> int:
-    """Raise the alarm for disputes that nobody resolves; they are never decided by themselves."""
+def report_what_waits_for_people(steps: Steps, *, dispute_alarm_seconds: float) -> int:
+    """
+    Say what is never decided by itself; return how many disputes nobody has resolved for so long.
+
+    Disputes that are open for too long are an alarm; withdrawals in review and pauses of payouts are told.
+    """
     with steps.begin("report_disputes") as step:
-        count = store.count_stale_disputes(step.connection, older_than_seconds=older_than_seconds)
+        count = store.count_stale_disputes(step.connection, older_than_seconds=dispute_alarm_seconds)
+        WITHDRAWALS_IN_REVIEW.set(store.count_withdrawals_in_review(step.connection))
+        PAYOUT_PAUSES.set(store.count_payout_pauses(step.connection))
     STALE_DISPUTES.set(count)
     if count:
-        log.error("disputes_unresolved", count=count, older_than_seconds=older_than_seconds)
+        log.error("disputes_unresolved", count=count, older_than_seconds=dispute_alarm_seconds)
     return count
 
 

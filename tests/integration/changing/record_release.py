@@ -49,7 +49,7 @@ from schemas.commands import COMMANDS, Command
 from schemas.inbound import INBOUND, InvalidData
 from schemas.outgoing import OUTGOING
 from workers.relay import recorder
-from workers.relay.sweep import ask_for_returns, report_stale_disputes, sweep
+from workers.relay.sweep import ask_for_returns, report_what_waits_for_people, sweep
 
 
 def work(engine: Engine) -> Transcript:
@@ -164,7 +164,7 @@ def _relay(desk: Desk, engine: Engine) -> None:
     with engine.begin() as connection:
         delete_published(connection, retention_seconds=1, limit=10)
     sweep(desk.steps, grace_seconds=0.0, queue_depth=lambda _queue: 0)
-    report_stale_disputes(desk.steps, older_than_seconds=1)
+    report_what_waits_for_people(desk.steps, dispute_alarm_seconds=1)
     ask_for_returns(desk.steps)
     stranger = Delivery("quarantine", "", "order.paid", b"{", headers={"holdfast-reason": "not_json"})
     recorder.record(desk.steps, [stranger, stranger])

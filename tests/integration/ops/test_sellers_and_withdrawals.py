@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from command_runs import Holdfast, Ran
+from prometheus_client import REGISTRY
 from workflow_support.banks import NEVER_SEEN, NO_ANSWER, PENDING, SETTLED, ScriptedBank
 from workflow_support.books import balance
 from workflow_support.desk import Desk, command_of
@@ -28,7 +29,7 @@ from ops.commands.withdrawals import _carry_out, _lock
 from ops.failures import CommandFailed
 from workers.payout.decisions import Verdict, decide_review
 from workers.payout.handlers import passwords
-from workers.relay.sweep import sweep
+from workers.relay.sweep import report_what_waits_for_people, sweep
 
 WHY = ("--why", "because")
 
@@ -209,6 +210,8 @@ def test_two_names_approve_and_the_money_goes(
         assert said in ran.out
         relay(desk)
         assert money(desk, platform.shop, seller) == (6_000, 4_000)
+    report_what_waits_for_people(desk.steps, dispute_alarm_seconds=1)
+    assert (REGISTRY.get_sample_value("holdfast_withdrawals_in_review") or 0) >= 1
     [listed] = set_up("withdrawal", "list", "--json", "--shop", platform.shop).json
     assert (listed["proposed"], listed["proposed_by"]) == ("approve", "ada")
     ran = decide(set_up, "approve", platform, withdrawal, "bob")
@@ -331,6 +334,8 @@ def test_while_paused_nothing_new_is_handed_to_the_bank_and_then_it_goes_on(
     assert found["resting_transfers"] == 0, "it is not lost, it waits"
     assert set_up("payouts", "pause", *WHY).exit_code == 0
     assert len(set_up("payouts", "status", "--json").json) == 2
+    report_what_waits_for_people(desk.steps, dispute_alarm_seconds=1)
+    assert REGISTRY.get_sample_value("holdfast_payout_pauses") == 2
     # All shops go on, but for the one that is paused on its own account.
     assert "0 go to the bank" in set_up("payouts", "resume", *WHY).out
     relay(desk)

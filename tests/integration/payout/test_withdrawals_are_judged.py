@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 from workflow_support.banks import PENDING, ScriptedBank
 from workflow_support.books import balance
 from workflow_support.desk import Desk, Told, command_of
@@ -238,7 +239,9 @@ def test_ten_lock_for_a_day_and_fifteen_until_an_operator_lifts_it_over_restarts
     desk: Desk, platform: SellersPlatform, desk_with: Callable[[ScriptedBank], Desk]
 ) -> None:
     seller = desk.a_seller(platform, available=10_000)
-    for minutes in (15, 24 * 60, None):
+    named = {15: "15_minutes", 24 * 60: "24_hours", None: "operator"}
+    for minutes, until in named.items():
+        before = REGISTRY.get_sample_value("holdfast_password_locks_total", {"until": until}) or 0
         # A worker that knows nothing of the guesses before takes over.
         worker = desk_with(ScriptedBank(submit=[PENDING], find=[PENDING]))
         assert guess(worker, platform, seller, 5) == rejected("wrong_password") * 5
@@ -252,6 +255,7 @@ def test_ten_lock_for_a_day_and_fifteen_until_an_operator_lifts_it_over_restarts
             s=seller,
         )
         assert row.locked_by_failures is (minutes is None)
+        assert REGISTRY.get_sample_value("holdfast_password_locks_total", {"until": until}) == before + 1
         if minutes is not None:
             assert minutes - 1 < row.minutes <= minutes
         # The time passes; it ends the first two locks and not the third.

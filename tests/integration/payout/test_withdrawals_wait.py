@@ -537,6 +537,16 @@ def test_a_flood_of_attempts_gives_way_and_is_decided_in_the_end(
     assert judged(desk.told) == [("withdrawal.rejected", "unknown_seller")] * 3 * passwords._ROUND
 
 
+def test_in_a_flood_several_attempts_of_one_seller_are_all_decided(
+    desk: Desk, platform: SellersPlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They take turns, one at a time; giving way must not lose those whose turn has not come."""
+    monkeypatch.setattr(passwords, "_PATIENCE_SECONDS", -1.0)
+    seller = desk.a_seller(platform, available=10_000)
+    told = desk.seller_withdraws(*[platform.withdraws(seller, 100) for _ in range(2 * passwords._ROUND)])
+    assert judged(told) == [ACCEPTED] * 2 * passwords._ROUND
+
+
 def test_a_hash_that_needs_a_missing_pepper_waits_for_it_and_harms_no_neighbour(
     desk: Desk, platform: SellersPlatform
 ) -> None:

@@ -31,7 +31,7 @@ from workflow_support.events import (
 
 from workers.escrow.recourse_handlers import NotHeldYet
 from workers.payment import handlers as payment
-from workers.relay.sweep import report_stale_disputes
+from workers.relay.sweep import report_what_waits_for_people
 
 TWO_SELLERS = {"a": 6_000, "b": 4_000}
 
@@ -434,10 +434,10 @@ def test_a_dispute_that_nobody_resolves_raises_the_alarm_and_stays_open(desk: De
     shop = desk.a_shop()
     order = held_order(desk, shop)
     dispute_id = disputed(desk, shop, order)
-    before = report_stale_disputes(desk.steps, older_than_seconds=30 * DAY_SECONDS)
+    before = report_what_waits_for_people(desk.steps, dispute_alarm_seconds=30 * DAY_SECONDS)
     desk.execute(
         "UPDATE disputes SET opened_at = opened_at - interval '31 days' WHERE dispute_id = :id",
         id=dispute_id,
     )
-    assert report_stale_disputes(desk.steps, older_than_seconds=30 * DAY_SECONDS) == before + 1
+    assert report_what_waits_for_people(desk.steps, dispute_alarm_seconds=30 * DAY_SECONDS) == before + 1
     assert (dispute_state(desk, dispute_id), state_of(desk, order)) == ("open", "frozen")

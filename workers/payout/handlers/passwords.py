@@ -14,7 +14,7 @@ from uuid import UUID
 import structlog
 
 from infra.crash_points import reach
-from infra.observability.metrics import PASSWORD_CHECKS
+from infra.observability.metrics import PASSWORD_CHECKS, PASSWORD_LOCKS
 from infra.postgres.step import Step, Steps
 from infra.rabbitmq.topology import PAYOUT_PASSWORD
 from infra.security.destinations import destination_context, mask_destination
@@ -37,6 +37,7 @@ from workers.payout.decisions import (
     Refused,
     Reserve,
     decide_count,
+    name_lock,
 )
 from workers.payout.handlers.withdrawals import accept, judge_withdrawals, pend, reject, reserve
 from workers.payout.sealed_requests import SealedContent, SealedProblem, open_sealed
@@ -105,7 +106,7 @@ def check_passwords(steps: Steps, commands: Sequence[CheckPassword], *, tools: P
         done |= _decide(steps, checked, tools)
         done |= {turn.attempt.attempt_id for turn in turns} - {c.turn.attempt.attempt_id for c in checked}
         left -= done | put_back
-        if impatient or not (turns or done):
+        if not (turns or done):
             break
 
 
@@ -223,8 +224,23 @@ def _decide(steps: Steps, checked: Sequence[_Checked], tools: PasswordTools) -> 
                 decided.add(result.turn.attempt.attempt_id)
     for result in results:
         PASSWORD_CHECKS.labels(result="right" if result.ok else "wrong").inc()
+        _report_lock(result, sellers.get(result.turn.attempt.seller_key))
     log.info("passwords_checked", count=len(results), right=sum(result.ok for result in results))
     return decided
+
+
+def _report_lock(result: _Checked, seller: store.Seller | None) -> None:
+    """Say so when a wrong password has locked a seller; the row says it already."""
+    lock = None if result.ok or seller is None else name_lock(seller.failed_attempts)
+    if lock is not None and seller is not None:
+        PASSWORD_LOCKS.labels(until=lock).inc()
+        log.warning(
+            "seller_locked",
+            shop_id=seller.shop_id,
+            seller_id=seller.seller_id,
+            failed_attempts=seller.failed_attempts,
+            until=lock,
+        )
 
 
 def _rehash(step: Step, right: Sequence[_Checked]) -> None:
