@@ -137,6 +137,8 @@ class Settings(BaseSettings):
     log_format: str = Field(default="auto", pattern="^(auto|json|console)$")
     # At most so many lines of one event name in ten seconds, errors apart; 0 leaves none out.
     log_sample_lines: NonNegativeInt = 100
+    # `/livez`, `/readyz` and `/metrics`; port 0 serves none.
+    metrics_address: str = "127.0.0.1"
     metrics_port: NonNegativeInt = 0
 
     @model_validator(mode="after")

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
-from prometheus_client import start_http_server
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from infra.observability.health import serve_health
 from infra.observability.log_context import command_ids, event_ids
 from infra.observability.logs import configure_logs
 from infra.postgres.engine import create_database_engine
@@ -143,7 +143,7 @@ def run_worker(
         wait_for_database(engine, process.broker.stopping)
         check_deployment(engine, settings)
         if settings.metrics_port:
-            start_http_server(settings.metrics_port, addr="127.0.0.1")
+            _serve_health(process)
         threads = list(loops(process, process.broker.stopping)) if loops else []
         threads.append(_announce_ready(process))
         for thread in threads:
@@ -171,6 +171,30 @@ def _start_tracing(engine: Engine, name: str) -> "Tracing":
             f"HOLDFAST_TRACING is on, and {error.name} is not installed: install the extra `tracing`"
         ) from error
     return start_tracing(engine, process=name)
+
+
+def _serve_health(process: WorkerProcess) -> None:
+    settings, broker = process.settings, process.broker
+
+    def live() -> str | None:
+        return broker.fatal_error
+
+    def ready() -> str | None:
+        if not broker.ready:
+            return "not every queue is being consumed, or the database is away"
+        try:
+            with process.engine.connect() as connection:
+                return schema_problem(connection)
+        except SQLAlchemyError as error:
+            return f"the database cannot be read ({type(error).__name__})"
+
+    try:
+        serve_health(settings.metrics_address, settings.metrics_port, live=live, ready=ready)
+    except OSError as error:
+        raise WrongDeployment(
+            f"cannot listen on {settings.metrics_address}:{settings.metrics_port} ({error.strerror}):"
+            " give each process of a machine its own HOLDFAST_METRICS_PORT"
+        ) from error
 
 
 def check_deployment(engine: Engine, settings: Settings) -> None:

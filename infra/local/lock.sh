@@ -13,6 +13,7 @@ pin() {
     printf 'setuptools\n' | "$tools/bin/uv" pip compile --quiet --upgrade --generate-hashes \
         --python-version 3.11 --no-header --no-annotate "$@" pyproject.toml -
 }
+pin --extra tracing --output-file requirements-production.lock
 pin --extra local --output-file requirements.lock
 pin --extra dev --output-file requirements-dev.lock
 pin --extra bench --output-file requirements-bench.lock

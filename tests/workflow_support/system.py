@@ -71,6 +71,11 @@ class Process:
         """Ask it to stop; return its exit code."""
         return self._end(signal.SIGTERM)
 
+    def ends_by_itself(self) -> int:
+        """Wait until it has ended; return its exit code."""
+        assert self._process is not None
+        return self._process.wait(START_SECONDS)
+
     def _end(self, number: signal.Signals) -> int:
         assert self._process is not None
         self._process.send_signal(number)

@@ -1,0 +1,331 @@
+"""Images, manifests and units say what the code says: no container engine needed to know that much."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+from deployment_files import (
+    CHECKOUT,
+    DEPLOY,
+    KUBERNETES,
+    Manifest,
+    compose,
+    environment_of,
+    manifests,
+    of_kind,
+    pod_of,
+    procfile,
+    units,
+)
+
+from infra.observability.health import LIVE_PATH, READY_PATH
+from infra.observability.tracing import FLUSH_SECONDS
+from infra.rabbitmq import publisher, supervisor
+from infra.rabbitmq.topology import QUARANTINE_QUEUE, WORK_QUEUES
+from infra.settings import Settings
+
+POOLS = sorted(procfile())
+# A process may take so long to end: what it has in hand, then its connections one after another.
+LONGEST_END_SECONDS = (
+    Settings.model_fields["drain_seconds"].default
+    + supervisor.CLOSE_SECONDS
+    + publisher.CLOSE_SECONDS
+    + FLUSH_SECONDS
+)
+# The oldest Kubernetes that is promised, and the newest whose schemas are at hand.
+KUBERNETES_VERSIONS = ("1.29", kubernetes_validate.latest_version())
+
+_SCALED_OBJECT = {
+    "type": "object",
+    "required": ["scaleTargetRef", "minReplicaCount", "maxReplicaCount", "triggers"],
+    "additionalProperties": False,
+    "properties": {
+        "scaleTargetRef": {"type": "object", "required": ["name"]},
+        "minReplicaCount": {"type": "integer", "minimum": 2},
+        "maxReplicaCount": {"type": "integer"},
+        "pollingInterval": {"type": "integer"},
+        "advanced": {"type": "object"},
+        "triggers": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["type", "metadata", "authenticationRef"],
+                "additionalProperties": False,
+                "properties": {
+                    "type": {"enum": ["rabbitmq", "postgresql"]},
+                    # KEDA takes text only, numbers too.
+                    "metadata": {"type": "object", "additionalProperties": {"type": "string"}},
+                    "authenticationRef": {"type": "object", "required": ["name"]},
+                },
+            },
+        },
+    },
+}
+
+
+def containers() -> list[Any]:
+    return [
+        pytest.param(manifest, container, id=f"{manifest.kind} {manifest.name}")
+        for manifest in of_kind("Deployment", "Job")
+        for container in pod_of(manifest)["containers"]
+    ]
+
+
+@pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
+def test_manifests_fit_kubernetes_own_schemas(version: str) -> None:
+    own = [manifest for manifest in manifests() if manifest.is_kubernetes_own]
+    assert {manifest.kind for manifest in own} >= {
+        "Deployment",
+        "Job",
+        "PodDisruptionBudget",
+        "NetworkPolicy",
+    }
+    for manifest in own:
+        kubernetes_validate.validate(manifest.document, version, strict=True)
+
+
+def test_a_misspelt_field_does_not_fit() -> None:
+    """A check that cannot fail proves nothing."""
+    [deployment, *_] = of_kind("Deployment")
+    spoilt = {**deployment.document, "spec": {**deployment.document["spec"], "replica": 2}}
+    with pytest.raises(kubernetes_validate.ValidationError, match="replica"):
+        kubernetes_validate.validate(spoilt, KUBERNETES_VERSIONS[0], strict=True)
+
+
+def test_compose_file_fits_the_compose_schema() -> None:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
+    done = subprocess.run(
+        [*command, DEPLOY / "compose.yaml"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_kustomization_lists_all_files_of_its_folder() -> None:
+    for manifest in (m for m in manifests() if m.kind == "Kustomization"):
+        beside = {path.name for path in manifest.path.parent.glob("*.yaml")} - {"kustomization.yaml"}
+        assert set(manifest.document["resources"]) == beside, manifest.path
+
+
+def test_every_pool_of_the_procfile_is_deployed_with_the_procfiles_command() -> None:
+    commands = procfile()
+    deployed = {
+        manifest.name.removeprefix("holdfast-"): pod_of(manifest)["containers"][0]["command"]
+        for manifest in of_kind("Deployment")
+    }
+    services = compose()["services"]
+    started = {pool: unit.one("Service", "ExecStart").split() for pool, unit in units().items()}
+    assert deployed == commands
+    assert {pool: services[pool]["command"] for pool in POOLS} == commands
+    assert started == {
+        pool: ["/opt/holdfast/venv/bin/python", *command[1:]] for pool, command in commands.items()
+    }
+
+
+def test_pools_differ_in_nothing_but_what_is_theirs() -> None:
+    """Four files that are to say the same do not drift apart."""
+
+    def alike(text: str, pool: str) -> list[str]:
+        # What the payout worker alone gets, and the sentence that says what a pool does.
+        own = ("PEPPERS", "peppers", "BANK_URL", "holdfast-bank", "Description=")
+        lines = text.replace(pool, "POOL").splitlines()
+        return [line for line in lines if not any(word in line for word in own)]
+
+    for path in ("kubernetes/workers/{}.yaml", "systemd/holdfast-{}@.service"):
+        texts = [alike((DEPLOY / path.format(pool)).read_text(), pool) for pool in POOLS]
+        assert all(text == texts[0] for text in texts), path
+
+
+def test_every_variable_is_a_setting() -> None:
+    known = {f"HOLDFAST_{name.upper()}" for name in Settings.model_fields} | {"HOLDFAST_VERSION"}
+    named = {
+        (variable, path.name)
+        for path in DEPLOY.rglob("*")
+        if path.is_file()
+        for variable in re.findall(r"HOLDFAST_[A-Z0-9_]+", path.read_text())
+    }
+    assert {variable for variable, _ in named} >= {"HOLDFAST_BROKER_URL", "HOLDFAST_DRAIN_SECONDS"}
+    assert {(variable, file) for variable, file in named if variable not in known} == set()
+
+
+@pytest.mark.parametrize(("manifest", "container"), containers())
+def test_container_gets_every_setting_that_has_no_default(
+    manifest: Manifest, container: dict[str, Any]
+) -> None:
+    given = environment_of(container)
+    required = {
+        f"HOLDFAST_{name.upper()}" for name, field in Settings.model_fields.items() if field.is_required()
+    }
+    assert given.keys() >= required
+    assert ("HOLDFAST_BANK_URL" in given) == (manifest.name == "holdfast-payout")
+    assert given["HOLDFAST_ENVIRONMENT"] == "production"
+
+
+@pytest.mark.parametrize(("manifest", "container"), containers())
+def test_secrets_come_by_reference_only(manifest: Manifest, container: dict[str, Any]) -> None:
+    for name, value in environment_of(container).items():
+        if re.search(r"URL|KEY|PEPPER|PASSWORD", name) and "POOL" not in name:
+            assert isinstance(value, dict), f"{manifest.name}: {name}"
+            assert value.keys() == {"secretKeyRef"}, f"{manifest.name}: {name}"
+    assert of_kind("Secret") == []
+
+
+@pytest.mark.parametrize(("manifest", "container"), containers())
+def test_containers_are_confined(manifest: Manifest, container: dict[str, Any]) -> None:
+    pod, confined = pod_of(manifest), container["securityContext"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["automountServiceAccountToken"] is False
+    assert confined == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert "memory" in container["resources"]["limits"]
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_process_may_end_in_its_own_time_before_it_is_killed(pool: str) -> None:
+    [deployment] = [m for m in of_kind("Deployment") if m.name == f"holdfast-{pool}"]
+    compose_seconds = int(compose()["services"][pool]["stop_grace_period"].removesuffix("s"))
+    assert pod_of(deployment)["terminationGracePeriodSeconds"] > LONGEST_END_SECONDS
+    assert compose_seconds > LONGEST_END_SECONDS
+    assert int(units()[pool].one("Service", "TimeoutStopSec")) > LONGEST_END_SECONDS
+    given = environment_of(pod_of(deployment)["containers"][0])["HOLDFAST_DRAIN_SECONDS"]
+    assert float(str(given)) == Settings.model_fields["drain_seconds"].default
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_probes_ask_what_the_process_answers(pool: str) -> None:
+    [deployment] = [m for m in of_kind("Deployment") if m.name == f"holdfast-{pool}"]
+    [container] = pod_of(deployment)["containers"]
+    given = environment_of(container)
+    [port] = container["ports"]
+    assert str(port["containerPort"]) == given["HOLDFAST_METRICS_PORT"]
+    assert given["HOLDFAST_METRICS_ADDRESS"] == "0.0.0.0", "kubelet asks from outside of the container"  # noqa: S104
+    asked = {
+        probe: (container[probe]["httpGet"]["path"], container[probe]["httpGet"]["port"])
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe")
+    }
+    assert asked == {
+        "startupProbe": (LIVE_PATH, port["name"]),
+        "livenessProbe": (LIVE_PATH, port["name"]),
+        "readinessProbe": (READY_PATH, port["name"]),
+    }
+    [scraped] = [m for m in of_kind("NetworkPolicy") if m.name == "holdfast"]
+    [ingress] = scraped.document["spec"]["ingress"]
+    assert [entry["port"] for entry in ingress["ports"]] == [port["containerPort"]]
+    service = compose()["services"][pool]
+    assert f"127.0.0.1:{service['environment']['HOLDFAST_METRICS_PORT']}{LIVE_PATH}" in str(
+        service["healthcheck"]["test"]
+    )
+
+
+def test_every_pool_may_lose_one_process_at_a_time_and_scales_by_its_own_queues() -> None:
+    budgets = {m.name: m.document["spec"] for m in of_kind("PodDisruptionBudget")}
+    scaled = {m.name: m.document["spec"] for m in of_kind("ScaledObject")}
+    assert budgets.keys() == scaled.keys() == {f"holdfast-{pool}" for pool in POOLS}
+    queues: dict[str, set[str]] = {}
+    for name, spec in scaled.items():
+        jsonschema.validate(spec, _SCALED_OBJECT)
+        assert spec["scaleTargetRef"]["name"] == name
+        assert spec["maxReplicaCount"] > spec["minReplicaCount"]
+        assert budgets[name]["selector"]["matchLabels"]["app.kubernetes.io/component"] == name.split("-")[1]
+        queues[name] = {t["metadata"]["queueName"] for t in spec["triggers"] if t["type"] == "rabbitmq"}
+    expected = {
+        f"holdfast-{pool}": {queue for queue in WORK_QUEUES if queue.startswith(f"{pool}.")} for pool in POOLS
+    }
+    assert queues == expected | {"holdfast-relay": {QUARANTINE_QUEUE}}
+    known = {m.name for m in of_kind("TriggerAuthentication")}
+    assert {t["authenticationRef"]["name"] for spec in scaled.values() for t in spec["triggers"]} == known
+
+
+def test_all_processes_at_once_fit_the_connections_that_the_file_counts_with() -> None:
+    a_process = Settings.model_fields["database_pool_size"].default + 2
+    text = (KUBERNETES / "workers" / "autoscaling.yaml").read_text()
+    assert f"up to {a_process} database connections" in text
+
+
+def test_image_is_pinned_unprivileged_and_made_of_what_is_there() -> None:
+    text = (DEPLOY / "Dockerfile").read_text()
+    base = re.search(r"^ARG BASE=(\S+)$", text, re.MULTILINE)
+    assert base is not None
+    assert re.fullmatch(r"python:3\.\d+(\.\d+)?-slim-\w+(@sha256:[0-9a-f]{64})?", base[1])
+    assert re.findall(r"^FROM (\S+)", text, re.MULTILINE) == ["${BASE}", "${BASE}"]
+    assert re.search(r"^USER 10001:10001$", text, re.MULTILINE)
+    assert "--require-hashes --no-deps -r requirements-production.lock" in text
+    allowed = {
+        line.removeprefix("!")
+        for line in (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
+        if line.startswith("!")
+    }
+    copied = {
+        source
+        for sources in re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE)
+        for source in sources.split()
+    }
+    assert copied == allowed
+    assert all((CHECKOUT / source).exists() for source in copied)
+
+
+def test_the_images_lock_pins_what_everybody_else_tests_with() -> None:
+    """The image has the packages of production and of tracing, in the versions of the test run."""
+
+    def pins(name: str) -> dict[str, str]:
+        text = (CHECKOUT / name).read_text()
+        return dict(re.findall(r"^([a-z0-9_.-]+)(?:\[[a-z,]+\])?==(\S+)", text, re.MULTILINE))
+
+    image, tested = pins("requirements-production.lock"), pins("requirements-dev.lock")
+    assert image.keys() >= {"dramatiq", "pika", "psycopg", "sqlalchemy", "opentelemetry-sdk"}
+    assert not image.keys() & {"pytest", "starlette", "ruff"}
+    assert {name: pin for name, pin in image.items() if tested.get(name) != pin} == {}
+
+
+def test_what_is_installed_into_the_image_holds_the_migrations(tmp_path: Path) -> None:
+    """They are files that alembic reads, not modules that anybody imports."""
+    wheel_of = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps"]
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "schemas", "ledger", "infra", "workers", "ops"):
+        path = CHECKOUT / name
+        if path.is_dir():
+            shutil.copytree(path, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(path, source / name)
+    subprocess.run([*wheel_of, source, "--wheel-dir", tmp_path], check=True, timeout=100)
+    [wheel] = tmp_path.glob("holdfast-*.whl")
+    listed = subprocess.run(
+        [sys.executable, "-m", "zipfile", "-l", wheel], check=True, capture_output=True, text=True
+    ).stdout
+    for path in (CHECKOUT / "infra" / "postgres" / "migrations").rglob("*.py"):
+        assert str(path.relative_to(CHECKOUT)) in listed
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_units_are_ones_that_systemd_understands(pool: str, tmp_path: Path) -> None:
+    unit = units()[pool]
+    assert unit.one("Service", "RestartPreventExitStatus") == "2", "a wrong setting does not mend itself"
+    assert unit.all("Service", "EnvironmentFile") == [
+        "/etc/holdfast/settings.env",
+        "/etc/holdfast/secrets.env",
+    ]
+    assert unit.one("Install", "WantedBy") == "holdfast.target"
+    verify = shutil.which("systemd-analyze")
+    if verify is not None:
+        # Where it is installed (it need not be): a program that exists, in the place of the one that will.
+        text = unit.path.read_text().replace("/opt/holdfast/venv/bin/python", sys.executable)
+        (tmp_path / f"holdfast-{pool}@1.service").write_text(text)
+        shutil.copy(DEPLOY / "systemd" / "holdfast.target", tmp_path)
+        done = subprocess.run(
+            [verify, "verify", "--man=no", tmp_path / f"holdfast-{pool}@1.service"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        complaints = [line for line in done.stderr.splitlines() if str(tmp_path) in line]
+        assert complaints == [], done.stderr
