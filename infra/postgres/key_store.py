@@ -290,6 +290,20 @@ def find_own_public_keys(connection: Connection) -> dict[str, Any]:
     return {"keys": [row.public_jwk for row in rows]}
 
 
+def list_own_keys(connection: Connection) -> list[dict[str, Any]]:
+    """Return what may be shown of all key pairs that we ever had, newest first."""
+    return [
+        dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's documented name
+        for row in connection.execute(
+            text("""
+                SELECT use, kid, created_at, not_after,
+                       not_after IS NULL OR clock_timestamp() < not_after AS good
+                FROM holdfast_keys ORDER BY use, created_at DESC
+            """)
+        )
+    ]
+
+
 def ensure_own_keys(connection: Connection, vault: Vault) -> None:
     """Make our first keys if there are none; the second of two callers finds those of the first."""
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _OWN_KEYS_LOCK})

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from infra.postgres.key_store import find_own_public_keys, rotate_own_key
+from infra.postgres.key_store import find_own_public_keys, list_own_keys, rotate_own_key
 from infra.postgres.reencryption import reencrypt
 from infra.security.own_keys import KeyUse
 from ops.environment import Environment, Need
@@ -38,6 +38,29 @@ def public_keys(*, json: JsonOption = False) -> None:
         print_table(
             ("use", "kid", "curve", "x"),
             [(key["use"], key["kid"], key["crv"], key["x"]) for key in jwk_set["keys"]],
+        )
+
+
+@app.command("list")
+def list_keys(*, json: JsonOption = False) -> None:
+    """Show all keys that Holdfast ever had, and when they end; never a private part."""
+    with Environment(Need.DATABASE).reading() as connection:
+        keys = list_own_keys(connection)
+    if json:
+        print_json(keys)
+    else:
+        print_table(
+            ("use", "kid", "made (UTC)", "good until (UTC)", "good"),
+            [
+                (
+                    key["use"],
+                    key["kid"],
+                    key["created_at"],
+                    key["not_after"] or "",
+                    "yes" if key["good"] else "no",
+                )
+                for key in keys
+            ],
         )
 
 

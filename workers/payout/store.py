@@ -319,6 +319,23 @@ def clear_failures(connection: Connection, keys: Sequence[SellerKey]) -> None:
     )
 
 
+def take_back_count(connection: Connection, keys: Sequence[SellerKey]) -> None:
+    """
+    Undo what `mark_counted` did for attempts in which nobody guessed.
+
+    Whoever was counted was not locked before, so no lock may be left.
+    """
+    connection.execute(
+        text("""
+            UPDATE sellers SET failed_attempts = greatest(failed_attempts - 1, 0), locked_until = NULL,
+                               locked_by_failures = false
+            FROM unnest(CAST(:shops AS text[]), CAST(:sellers AS text[])) AS given(shop_id, seller_id)
+            WHERE (sellers.shop_id, sellers.seller_id) = (given.shop_id, given.seller_id)
+        """),
+        {"shops": [shop for shop, _ in keys], "sellers": [seller for _, seller in keys]},
+    )
+
+
 def insert_seller(
     connection: Connection, shop_id: str, seller_id: str, *, password_hash: str, now: datetime
 ) -> bool:

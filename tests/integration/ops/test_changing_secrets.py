@@ -54,6 +54,35 @@ def test_what_is_sealed_to_an_old_key_is_opened_until_that_expires(set_up: Holdf
     assert (action.operator, action.reason) == ("ada", "yearly")
 
 
+def test_a_request_that_waited_while_its_key_ended_is_refused_and_is_no_wrong_password(
+    set_up: Holdfast, desk: Desk
+) -> None:
+    platform = desk.platform(desk.a_shop())
+    seller = desk.a_seller(platform, available=10_000)
+    desk.execute("UPDATE sellers SET failed_attempts = 4 WHERE seller_id = :s", s=seller)
+    desk.book_withdrawals(platform.withdraws(seller, 10))
+    assert set_up("keys", "rotate", "--use", "enc", "--overlap-hours", "0", "--why", "stolen").exit_code == 0
+    _new_workers(desk)
+    desk.run()
+    assert desk.told[-1].data["reason"] == "invalid_data"
+    [row] = desk.execute(
+        "SELECT failed_attempts, locked_until, locked_by_failures FROM sellers WHERE seller_id = :s", s=seller
+    )
+    assert tuple(row) == (4, None, False)
+
+
+def test_keys_are_listed_with_the_time_at_which_they_end(set_up: Holdfast, desk: Desk) -> None:
+    assert set_up("keys", "rotate", "--why", "yearly").exit_code == 0
+    listed = set_up("keys", "list", "--json").json
+    for use in ("enc", "sig"):
+        current, *older = [key for key in listed if key["use"] == use]
+        assert (current["good"], current["not_after"]) == (True, None)
+        assert older
+        assert all(key["not_after"] for key in older)
+    assert "private" not in str(listed)
+    assert set_up("keys", "list").exit_code == 0
+
+
 def test_a_key_that_was_stolen_ends_at_once(set_up: Holdfast, desk: Desk) -> None:
     stolen = {key["kid"] for use in ("enc", "sig") for key in _public(desk, use)}
     assert set_up("keys", "rotate", "--overlap-hours", "0", "--why", "stolen").exit_code == 0

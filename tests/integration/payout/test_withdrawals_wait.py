@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from workflow_support.banks import PENDING, ScriptedBank
 from workflow_support.books import balance
@@ -417,6 +418,41 @@ def test_approved_and_rejected_at_once_it_is_one_of_both(desk: Desk, platform: S
         assert money(desk, platform, seller) == (10_000, 0)
         # What the books expect of a review that ended so.
         desk.execute("UPDATE withdrawal_reviews SET verdict = 'reject' WHERE payout_id = :p", p=payout_id)
+
+
+def test_rejected_in_the_moment_its_alarm_rings_it_is_one_of_both(
+    desk: Desk, platform: SellersPlatform
+) -> None:
+    """The operators' transaction and the worker's meet at the row; money moves one way only."""
+    seller, _ = a_cooling_withdrawal(desk, platform)
+    payout_id = payout_of(desk, seller)
+    let_time_pass(desk, seller)
+    alarm = _alarm(desk, seller, "pending")
+    desk.told.clear()
+
+    def reject() -> None:
+        with desk.steps.begin("review_withdrawal") as step:
+            for pending in lock_pending(step.connection, [payout_id]):
+                step.connection.execute(
+                    text(
+                        "INSERT INTO withdrawal_reviews VALUES"
+                        " (:p, 'reject', 'ada', '', clock_timestamp(), 'bob', '', clock_timestamp())"
+                    ),
+                    {"p": payout_id},
+                )
+                withdrawals.carry_out_rejection(step, pending)
+
+    met_at_a_lock(
+        desk.engine,
+        "SELECT 1 FROM withdrawals WHERE payout_id = :p FOR UPDATE",
+        lambda: desk.handle(alarm),
+        reject,
+        p=payout_id,
+    )
+    desk.run()
+    [answer] = judged(desk.told)
+    expected = {ACCEPTED: (6_000, 4_000), ("withdrawal.rejected", "cooling_off"): (10_000, 0)}
+    assert money(desk, platform, seller) == expected[answer]
 
 
 def test_over_a_limit_and_changed_it_waits_for_people_first_and_then_for_its_time(

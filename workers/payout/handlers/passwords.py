@@ -214,6 +214,10 @@ def _decide(steps: Steps, checked: Sequence[_Checked], tools: PasswordTools) -> 
         if right:
             store.clear_failures(step.connection, [result.turn.attempt.seller_key for result in right])
             _rehash(step, right)
+        # It opened when it was booked, so our key has ended since: nobody has guessed.
+        unread = [r.turn.attempt.seller_key for r in results if r.content is None and r.turn.stored_hash]
+        if unread:
+            store.take_back_count(step.connection, unread)
         withdrawals = [r for r in results if r.turn.attempt.purpose is Purpose.WITHDRAWAL]
         _decide_withdrawals(step, withdrawals, sellers, tools)
         decided |= {result.turn.attempt.attempt_id for result in withdrawals}
@@ -231,7 +235,9 @@ def _decide(steps: Steps, checked: Sequence[_Checked], tools: PasswordTools) -> 
 
 def _report_lock(result: _Checked, seller: store.Seller | None) -> None:
     """Say so when a wrong password has locked a seller; the row says it already."""
-    lock = None if result.ok or seller is None else name_lock(seller.failed_attempts)
+    lock = (
+        None if result.ok or result.content is None or seller is None else name_lock(seller.failed_attempts)
+    )
     if lock is not None and seller is not None:
         PASSWORD_LOCKS.labels(until=lock).inc()
         log.warning(
