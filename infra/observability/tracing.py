@@ -440,7 +440,8 @@ def _origin_or_current(traceparent: str) -> SpanContext | None:
 
 def _subject_of(one: StoredEvent) -> Subject:
     data = json.loads(one.data)
-    for name in ("withdrawal_id", "order_id", "event_id"):
+    # An answer belongs to what it answers, everything else to what it is about.
+    for name in ("event_id", "withdrawal_id", "order_id"):
         if isinstance(id_ := data.get(name), str):
             return Subject(one.shop_id, **{name: id_})
     return Subject(one.shop_id)

@@ -183,7 +183,9 @@ class BatchRunner:
     def _way_out(self, delivery: Delivery, failed: _Failed) -> Outgoing:
         error, failure = failed.error, failed.failure
         again = failure is Failure.RETRY and delivery.attempt + 1 < self._max_attempts
-        log.warning(
+        # A dead letter waits for a person.
+        say = log.warning if again else log.error
+        say(
             "message_failed",
             queue=delivery.queue_name,
             type=delivery.type,

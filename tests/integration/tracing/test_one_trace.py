@@ -221,6 +221,17 @@ def test_orders_of_one_batch_keep_their_own_traces(traced: TracedSystem) -> None
     }, "the one message for all of them links to each"
 
 
+def test_an_answer_belongs_to_the_message_that_it_answers(traced: TracedSystem) -> None:
+    shop = traced.system.a_shop()
+    order = order_data()
+    (first_trace, first), (second_trace, second) = a_traceparent(), a_traceparent()
+    shop.says("order.paid", order, traceparent=first)
+    assert trace_id_of(shop.hears("order.held").traceparent) == first_trace
+    # Other content for the same order, in another trace of the shop.
+    shop.says("order.paid", order | {"buyer_id": "b-2"}, traceparent=second)
+    assert trace_id_of(shop.hears("order.rejected").traceparent) == second_trace
+
+
 def test_a_trace_that_the_shop_does_not_sample_is_passed_on_and_not_recorded(traced: TracedSystem) -> None:
     shop = traced.system.a_shop()
     trace_id, traceparent = a_traceparent(flags="00")
