@@ -1,8 +1,10 @@
 """
 Identifiers that a replay makes again.
 
-A parent (payment, withdrawal, credit) gets a time-ordered UUIDv7 once; everything below it has an id
-that is computed from the parent, so handling a message twice names the same rows twice.
+A parent (payment, credit) gets a time-ordered UUIDv7 once; everything below it has an id that is computed
+from the parent, so handling a message twice names the same rows twice. What the bank is told of (payouts,
+refunds) has an id that is computed from its business key: not even a database that was restored from before
+it makes another one.
 """
 
 import hashlib

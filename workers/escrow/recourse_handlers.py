@@ -401,7 +401,8 @@ def _refund_row(
     origin: str,
     refund_id: str,
 ) -> store.NewRefund:
-    refund_key = new_id()
+    # Computed, as a payout's id is: a database that forgot it asks the bank under the same id again.
+    refund_key = key_id("refund", event.sender_id, origin, refund_id)
     data = event.data
     asked = data.refunds if isinstance(data, RefundRequested | DisputeResolved) else ()
     refused = isinstance(decision, Refused)
