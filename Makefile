@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 bin := .local/venv/bin
 set_up := ./infra/local/setup.sh
 
-.PHONY: help demo test check up down status clean bench lock static docs contract
+.PHONY: help demo test check up down status clean bench drill lock static docs contract
 
 help: ## this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,10 @@ status: ## which processes run
 clean: ## stop everything and delete .local/ with all its data
 	@if [ -x $(bin)/python ]; then $(bin)/python -m infra.local down --everything; fi
 	rm -rf .local
+
+drill: ## restore a database to an earlier moment beside an empty broker, and recover (a minute)
+	@$(set_up) dev
+	@HOLDFAST_DRILL=1 $(bin)/pytest tests/recovery --quiet
 
 bench: ## measure orders per second against stock Dramatiq and the obvious way (minutes)
 	@$(set_up) bench

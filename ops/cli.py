@@ -21,6 +21,7 @@ from ops.commands import (
     keys,
     payouts,
     quarantine,
+    recover,
     sellers,
     shops,
     statement,
@@ -57,6 +58,7 @@ app.add_typer(events.app, name="events")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(contract.app, name="contract")
 app.add_typer(actions.app, name="actions")
+app.add_typer(recover.app, name="recover")
 app.command("doctor")(doctor.doctor)
 
 

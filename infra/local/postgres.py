@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import psycopg
@@ -45,9 +46,10 @@ def find_postgres_programs() -> Path | None:
 class PrivatePostgres:
     """One PostgreSQL server whose whole state lies in `folder`."""
 
-    def __init__(self, folder: Path) -> None:
-        """Describe the server; nothing runs or is written before `start`."""
+    def __init__(self, folder: Path, *, settings: Mapping[str, str] | None = None) -> None:
+        """Describe the server, with settings of the caller's; nothing runs or is written before `start`."""
         self.folder = folder.resolve()
+        self.settings = dict(settings or {})
         self.log = self.folder / "server.log"
         self._data = self.folder / "data"
         self._record = self.folder / "server.pid.json"
@@ -89,6 +91,7 @@ class PrivatePostgres:
             "timezone": "UTC",
             "log_timezone": "UTC",
             "log_line_prefix": "%m [%p] %q%u@%d ",
+            **self.settings,
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         start_background(
@@ -150,10 +153,8 @@ class PrivatePostgres:
         password = self.folder / "password.once"
         shutil.copyfile(self._password_file, password)
         password.chmod(0o600)
-        if prefix:
-            owner = _server_user()
-            for path in (self._data, password):
-                os.chown(path, owner.pw_uid, owner.pw_gid)
+        for path in (self._data, password):
+            self._give_to_server(path)
         try:
             done = subprocess.run(  # noqa: S603 - the command is ours, no shell is involved
                 [
@@ -179,6 +180,12 @@ class PrivatePostgres:
         if done.returncode != 0:
             shutil.rmtree(self._data, ignore_errors=True)
             raise LocalServiceError(f"PostgreSQL could not be set up: {done.stderr.strip()[-2000:]}")
+
+    def _give_to_server(self, path: Path) -> None:
+        """As root the server is another user, who must own what it reads and writes."""
+        if os.geteuid() == 0:
+            owner = _server_user()
+            os.chown(path, owner.pw_uid, owner.pw_gid)
 
     def _as_server_user(self) -> list[str]:
         """Return what to put before a command so that PostgreSQL accepts to run; as a user: nothing."""

@@ -17,7 +17,13 @@ import httpx
 import structlog
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
-from workers.payout.transfers import BankWord, ReturnedTransfer, TransferAnswer, TransferInstruction
+from workers.payout.transfers import (
+    BankWord,
+    ListedTransfer,
+    ReturnedTransfer,
+    TransferAnswer,
+    TransferInstruction,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -63,6 +69,16 @@ class _TransferState(_Answer):
 class _NeverSeen(_Answer):
     error: Literal["never_seen"]
     end_to_end_id: str
+
+
+class _Listed(_TransferState):
+    seq: NonNegativeInt
+    amount: NonNegativeInt
+    currency: str
+
+
+class _Transfers(_Answer):
+    transfers: list[_Listed]
 
 
 class _Return(_Answer):
@@ -170,6 +186,29 @@ class HttpBank:
         return [
             ReturnedTransfer(position=entry.seq, end_to_end_id=entry.end_to_end_id, reason=entry.reason)
             for entry in sorted(answer.returns, key=lambda entry: entry.seq)
+        ]
+
+    def transfers_after(self, position: int, limit: int) -> Sequence[ListedTransfer]:
+        """
+        Read the list of all transfers after a position, oldest first; only a recovery needs it.
+
+        Raises:
+            BankUnavailable: there was no readable answer.
+        """
+        try:
+            response = self._exchange("GET", f"/transfers?after={position:d}&limit={limit:d}")
+        except _NoAnswer as error:
+            raise BankUnavailable(f"the bank's transfers after {position}: {error.why}") from error
+        answer = _parse(_Transfers, response.body) if response.status == HTTPStatus.OK else None
+        if answer is None or any(entry.seq <= position for entry in answer.transfers):
+            raise BankUnavailable(
+                f"the bank's transfers after {position}: unreadable, HTTP {response.status}"
+            )
+        return [
+            ListedTransfer(
+                entry.seq, entry.end_to_end_id, BankWord(entry.state), entry.amount, entry.currency
+            )
+            for entry in sorted(answer.transfers, key=lambda entry: entry.seq)
         ]
 
     def close(self) -> None:

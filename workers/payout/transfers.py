@@ -43,3 +43,14 @@ class ReturnedTransfer:
     position: int
     end_to_end_id: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListedTransfer:
+    """One entry of the bank's list of all transfers; minor units."""
+
+    position: int
+    end_to_end_id: str
+    word: BankWord
+    amount_minor: int
+    currency: str

@@ -54,6 +54,15 @@ class _Interface:
     async def find_transfer(self, request: Request) -> Response:
         return JSONResponse(await run_in_threadpool(self._book.find, request.path_params["end_to_end_id"]))
 
+    async def list_transfers(self, request: Request) -> Response:
+        after = _count(request, "after", default=0, most=2**63)
+        limit = _count(request, "limit", default=_RETURNS_PAGE, most=_MAX_RETURNS_PAGE)
+        found = await run_in_threadpool(self._book.transfers_after, after, limit)
+        return JSONResponse({"transfers": found})
+
+    async def publish_again(self, _request: Request) -> Response:
+        return JSONResponse({"statement_lines": await run_in_threadpool(self._book.publish_again)})
+
     async def list_returns(self, request: Request) -> Response:
         after = _count(request, "after", default=0, most=2**63)
         limit = _count(request, "limit", default=_RETURNS_PAGE, most=_MAX_RETURNS_PAGE)
@@ -110,11 +119,13 @@ def create_app(book: Book, *, public_key: str, on_failure: Callable[[], None]) -
     return Starlette(
         routes=[
             Route("/transfers", interface.submit_transfer, methods=["POST"]),
+            Route("/transfers", interface.list_transfers, methods=["GET"]),
             # An id may contain a slash.
             Route("/transfers/{end_to_end_id:path}", interface.find_transfer, methods=["GET"]),
             Route("/returns", interface.list_returns, methods=["GET"]),
             Route("/credits", interface.credit, methods=["POST"]),
             Route("/debits", interface.debit, methods=["POST"]),
+            Route("/statement/again", interface.publish_again, methods=["POST"]),
             Route("/behaviour", interface.behave, methods=["PUT"]),
             Route("/behaviour", interface.behave_well, methods=["DELETE"]),
             Route("/journal", interface.journal, methods=["GET"]),

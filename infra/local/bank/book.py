@@ -58,6 +58,8 @@ class Transfer:
     amount: int
     currency: str
     state: TransferState
+    # Its place in the journal.
+    seq: int
     reason: str | None = None
     # Why it will come back, if it will.
     return_reason: str | None = None
@@ -117,6 +119,7 @@ class Book:
         self._due: list[tuple[float, int, str]] = []
         self._behaviours: dict[str | None, BehaviourRequest] = {None: _WELL_BEHAVED}
         self._lines = 0
+        self._statement: dict[str, Entry] = {}
         self._unpublished: dict[str, Entry] = {}
         self._standing: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._repeatable: dict[str, _Repeatable] = {}
@@ -178,6 +181,13 @@ class Book:
                 {"seq": at, "end_to_end_id": end_to_end_id, "reason": reason}
                 for at, end_to_end_id, reason in self._returns[start : start + limit]
             ]
+
+    def transfers_after(self, seq: int, limit: int) -> list[Mapping[str, str | int | None]]:
+        """List what was ever handed over after a place in the journal, oldest first."""
+        with self._changed:
+            # Kept in the order of the journal.
+            later = (transfer for transfer in self._transfers.values() if transfer.seq > seq)
+            return [{"seq": one.seq, **one.answer()} for one in islice(later, limit)]
 
     def behave(self, request: BehaviourRequest) -> None:
         """Treat transfers like this from now on: those to one destination, or all that have no rule."""
@@ -304,6 +314,13 @@ class Book:
                 ]
             )
 
+    def publish_again(self) -> int:
+        """Publish the whole statement once more, ids unchanged; return how many lines it has."""
+        with self._changed:
+            self._write([{"kind": "statement_repeated"}])
+            self._changed.notify_all()
+            return len(self._unpublished)
+
     def _refuse_overdraft(self, requests: Sequence[DebitRequest]) -> None:
         wanted: Counter[tuple[str, str]] = Counter()
         for index, request in enumerate(requests):
@@ -389,6 +406,8 @@ class Book:
             case "statement_published":
                 for statement_line in entry["statement_lines"]:
                     self._unpublished.pop(statement_line, None)
+            case "statement_repeated":
+                self._unpublished = dict(self._statement)
             case "request_booked":
                 self._repeatable[entry["key"]] = _Repeatable(
                     entry["content_hash"], tuple(entry["statement_lines"])
@@ -406,6 +425,7 @@ class Book:
             amount=entry["amount"],
             currency=entry["currency"],
             state=TransferState.REJECTED if rejected else TransferState.PENDING,
+            seq=entry["seq"],
             reason=entry.get("reason"),
             return_reason=entry.get("return_reason"),
         )
@@ -436,6 +456,7 @@ class Book:
 
     def _apply_line(self, entry: Entry) -> None:
         self._lines += 1
+        self._statement[entry["statement_line"]] = entry
         self._unpublished[entry["statement_line"]] = entry
         account = (entry["bank_reference"], entry["currency"])
         if entry["kind"] == LineKind.CREDITED:

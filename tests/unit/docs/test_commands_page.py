@@ -18,6 +18,7 @@ TELLS_ONLY = {
     "contract write",
     "migrate",
     "payouts pause",
+    "recover reseal",
     "payouts resume",
     "seller unlock",
     "shop key revoke",

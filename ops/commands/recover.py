@@ -1,0 +1,95 @@
+"""`holdfast recover`: what to decide after the database was restored to an earlier moment."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+
+import typer
+from sqlalchemy import Connection
+
+from infra.settings import Settings
+from ops.environment import Environment, Need
+from ops.failures import NO, BadUsage, CommandFailed
+from ops.options import JsonOption, OperatorOption, RequiredReasonOption
+from ops.output import print_json, print_table, say
+from ops.recovery import Decision, compare_transfers, credits_without_orders, dump_of_another_server
+from ops.store import recovery as store
+from ops.store.actions import Action, record_actions
+from workers.payout.bank import BankUnavailable, HttpBank
+from workers.payout.transfers import ListedTransfer
+
+app = typer.Typer(help="After the database was restored to an earlier moment.", no_args_is_help=True)
+
+_PAGE = 500
+
+
+@app.command("report")
+def report(*, json: JsonOption = False) -> None:
+    """
+    List what a restored database has forgotten and nothing mends by itself; exits 1 while there is any.
+
+    Changes nothing. Compares all transfers that the bank was ever told with those that are known here.
+    """
+    environment = Environment(Need.DATABASE)
+    listed = _all_transfers(environment.settings)
+    with environment.reading() as connection:
+        decisions = list(_decisions(connection, listed))
+        last_heard = store.find_last_heard(connection)
+    if json:
+        print_json(
+            {
+                "ok": not decisions,
+                "decisions": [asdict(decision) for decision in decisions],
+                "last_heard": last_heard,
+            }
+        )
+    else:
+        print_table(("sender", "last heard (UTC)"), [(source, at) for source, at in last_heard.items()])
+        say("what these said later is forgotten: have each publish its events since then again")
+        if decisions:
+            print_table(
+                ("to decide", "what", "found", "what to do"),
+                [(one.what, one.subject, one.detail, one.remedy) for one in decisions],
+            )
+        else:
+            say(f"nothing to decide: all {len(listed)} transfers of the bank are known as they ended")
+    if decisions:
+        raise typer.Exit(NO)
+
+
+@app.command("reseal")
+def reseal(why: RequiredReasonOption, operator: OperatorOption) -> None:
+    """
+    Make a ledger that was loaded from a dump this server's own, and sum it anew; no worker may run.
+
+    The database keeps sums of all postings up to a transaction id, and those mean nothing on another server.
+    """
+    with Environment(Need.DATABASE).changing() as connection:
+        if not store.belongs_to_another_server(connection):
+            say("this server has given out every transaction id in the ledger: nothing is changed")
+            return
+        changed, sealed = store.reseal(connection)
+        details = {"postings": changed, "sealed": sealed}
+        record_actions(connection, [Action(operator, "ledger_resealed", "postings", why, details)])
+    say(f"{changed} postings of another server's transactions are this server's now; run `holdfast audit`")
+
+
+def _decisions(connection: Connection, listed: list[ListedTransfer]) -> Iterator[Decision]:
+    if store.belongs_to_another_server(connection):
+        yield dump_of_another_server()
+    yield from compare_transfers(store.find_known_transfers(connection), listed)
+    yield from credits_without_orders(store.find_open_credits(connection))
+
+
+def _all_transfers(settings: Settings) -> list[ListedTransfer]:
+    if settings.bank_url is None:
+        raise BadUsage("set HOLDFAST_BANK_URL: only the bank knows what it was told")
+    bank = HttpBank(str(settings.bank_url), timeout_s=settings.bank_timeout_seconds)
+    listed: list[ListedTransfer] = []
+    try:
+        while page := bank.transfers_after(listed[-1].position if listed else 0, _PAGE):
+            listed += page
+    except BankUnavailable as error:
+        raise CommandFailed(f"{error}: start the bank's connector, or mend HOLDFAST_BANK_URL") from error
+    finally:
+        bank.close()
+    return listed

@@ -1,0 +1,80 @@
+"""SQL about a database that was restored: what it knows, and to which server its ledger belongs."""
+
+from datetime import datetime
+
+from sqlalchemy import Connection, text
+
+from infra.postgres.ledger_store import seal_postings
+from ops.recovery import KnownTransfer, OpenCredit
+
+
+def belongs_to_another_server(connection: Connection) -> bool:
+    """Whether the ledger names transaction ids that this server has not given out yet."""
+    return bool(
+        connection.execute(
+            text("""
+                SELECT horizon > pg_snapshot_xmax(pg_current_snapshot()) OR EXISTS (
+                    SELECT FROM postings WHERE xact >= pg_snapshot_xmax(pg_current_snapshot()))
+                FROM seal
+            """)
+        ).scalar_one()
+    )
+
+
+def reseal(connection: Connection) -> tuple[int, int]:
+    """
+    Make the ledger this server's own, in the caller's transaction: nobody else may be connected.
+
+    What was posted stays as it is, to the last column that anybody reads; only the transaction id, which says
+    when a server may count on a posting, becomes this transaction's. Then all subtotals are summed anew.
+
+    Returns: how many postings named transactions of another server, and how many are sealed now.
+    """
+    connection.execute(text("LOCK TABLE postings, subtotals, seal IN ACCESS EXCLUSIVE MODE"))
+    connection.execute(text("SET LOCAL statement_timeout = 0"))
+    connection.execute(text("ALTER TABLE postings DISABLE TRIGGER USER"))
+    changed = connection.execute(
+        text("UPDATE postings SET xact = pg_current_xact_id() WHERE xact >= pg_current_xact_id()")
+    ).rowcount
+    connection.execute(text("ALTER TABLE postings ENABLE TRIGGER USER"))
+    connection.execute(text("DELETE FROM subtotals"))
+    connection.execute(text("UPDATE seal SET horizon = '0'"))
+    # This transaction's own rows stay in the tail; the relay's next seal folds them in.
+    return changed, seal_postings(connection)
+
+
+def find_known_transfers(connection: Connection) -> list[KnownTransfer]:
+    return [
+        KnownTransfer(row.end_to_end_id, row.state, row.amount_minor, row.currency)
+        for row in connection.execute(
+            text("""
+                SELECT t.end_to_end_id, t.state, w.amount_minor, w.currency
+                FROM transfers AS t JOIN withdrawals AS w ON w.payout_id = t.payout_id
+                UNION ALL
+                SELECT end_to_end_id, state, amount_minor, currency FROM refunds
+                WHERE end_to_end_id IS NOT NULL
+            """)
+        )
+    ]
+
+
+def find_open_credits(connection: Connection) -> list[OpenCredit]:
+    return [
+        OpenCredit(row.bank_reference, row.amount_minor, row.currency)
+        for row in connection.execute(
+            text("""
+                SELECT bank_reference, amount_minor, currency FROM bank_credits
+                WHERE payment_id IS NULL AND taken_back_at IS NULL ORDER BY received_at, credit_id
+            """)
+        )
+    ]
+
+
+def find_last_heard(connection: Connection) -> dict[str, datetime]:
+    """Return when each shop and bank was heard last: what it said later is forgotten."""
+    return {
+        row.source: row.last_heard
+        for row in connection.execute(
+            text("SELECT source, max(received_at) AS last_heard FROM inbox GROUP BY source ORDER BY source")
+        )
+    }
