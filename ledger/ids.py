@@ -48,6 +48,21 @@ def key_id(kind: str, *parts: str) -> UUID:
     return _stamp(digest[:16], version=8)
 
 
+def refund_part_id(refund_key: UUID, hold_id: UUID, attempt: int = 0) -> UUID:
+    """
+    Compute the cause of a refund's postings: one part, of one hold.
+
+    It is reserved under the first attempt's. A further attempt, after the bank refused it or it came
+    back, settles under a cause of its own, so that its postings are new ones.
+    """
+    return derive_id(f"refund_part:{hold_id}{attempt_suffix(attempt)}", refund_key)
+
+
+def attempt_suffix(attempt: int) -> str:
+    """Return what tells a further attempt's ids from the first one's."""
+    return f":{attempt}" if attempt else ""
+
+
 def _stamp(raw: bytes, *, version: int) -> UUID:
     number = int.from_bytes(raw, "big") & _FREE_BITS
     return UUID(int=number | version << _VERSION_SHIFT | _VARIANT)

@@ -22,9 +22,11 @@ from ops.commands import (
     payouts,
     quarantine,
     recover,
+    refunds,
     sellers,
     shops,
     statement,
+    suspense,
     topology,
     trace,
     withdrawals,
@@ -52,6 +54,8 @@ app.add_typer(keys.app, name="keys")
 app.command("balances")(balances.show_balances)
 app.command("statement")(statement.show_statement)
 app.add_typer(claims.app, name="claim")
+app.add_typer(refunds.app, name="refund")
+app.add_typer(suspense.app, name="suspense")
 app.command("trace")(trace.trace)
 app.command("audit")(audit.audit)
 app.add_typer(events.app, name="events")

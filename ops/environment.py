@@ -8,6 +8,7 @@ from enum import Flag, auto
 from sqlalchemy import Connection, Engine
 
 from infra.postgres.engine import create_database_engine
+from infra.postgres.step import Step, Steps
 from infra.rabbitmq.publisher import Publisher
 from infra.security.encryption import Vault, open_vault
 from infra.settings import ENCRYPTION_KEY_BYTES, Settings, load_settings
@@ -91,6 +92,20 @@ class Environment:
         """
         with self.engine() as engine, engine.begin() as connection:
             yield connection
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[Step]:
+        """
+        Open one step of the workflow: what follows from it is in the outbox, and the relay publishes it.
+
+        Raises:
+            CommandFailed: as `engine`.
+        """
+        with self.engine() as engine:
+            # Without a grace the relay may take what was committed at once: nobody here publishes it.
+            steps = Steps(engine, after_commit=lambda _rows: None, grace_seconds=0)
+            with steps.begin(name) as step:
+                yield step
 
     @contextmanager
     def publisher(self) -> Iterator[Publisher]:

@@ -20,7 +20,8 @@ _OWNER_ID = re.compile(OWNER_ID_PATTERN.removesuffix("$") + r"\Z")
 _EXTERNAL_ID = re.compile(EXTERNAL_ID_PATTERN.removesuffix("$") + r"\Z")
 
 
-def _owner_id(value: str | None) -> str | None:
+def owner_id(value: str | None) -> str | None:
+    """Check a shop's or bank's id; a wrong one is bad usage."""
     if value is not None and not _OWNER_ID.match(value):
         raise typer.BadParameter("1 to 64 characters a-z, 0-9 and '-'")
     return value
@@ -52,16 +53,16 @@ def _given_text(value: str) -> str:
     return value.strip()
 
 
-ShopArgument = Annotated[str, typer.Argument(metavar="SHOP", help="The shop's id.", callback=_owner_id)]
+ShopArgument = Annotated[str, typer.Argument(metavar="SHOP", help="The shop's id.", callback=owner_id)]
 SellerArgument = Annotated[
     str, typer.Argument(metavar="SELLER", help="The seller's id.", callback=external_id)
 ]
 WithdrawalArgument = Annotated[
     str, typer.Argument(metavar="WITHDRAWAL", help="The withdrawal's id.", callback=external_id)
 ]
-OptionalShopOption = Annotated[str | None, typer.Option("--shop", help="Only this shop.", callback=_owner_id)]
-ShopOption = Annotated[str, typer.Option("--shop", help="The shop's id.", callback=_owner_id)]
-BankArgument = Annotated[str, typer.Argument(metavar="BANK", help="The bank's id.", callback=_owner_id)]
+OptionalShopOption = Annotated[str | None, typer.Option("--shop", help="Only this shop.", callback=owner_id)]
+ShopOption = Annotated[str, typer.Option("--shop", help="The shop's id.", callback=owner_id)]
+BankArgument = Annotated[str, typer.Argument(metavar="BANK", help="The bank's id.", callback=owner_id)]
 SellerOption = Annotated[
     str | None, typer.Option("--seller", help="One seller of the shop.", callback=external_id)
 ]
@@ -105,6 +106,10 @@ RequiredWhyOption = Annotated[str, typer.Option("--why", help="Why; kept on reco
 RequiredReasonOption = Annotated[
     str, typer.Option("--why", "--reason", help="Why; kept on record.", callback=_given_text)
 ]
+SecondOperatorOption = Annotated[
+    str | None, typer.Option("--second-operator", help="Who else agreed; needed above the limit.")
+]
+LimitOption = Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most so many.")]
 Ed25519Option = Annotated[
     str | None,
     typer.Option("--ed25519", metavar="BASE64", help="The raw public key in base64; - reads standard input."),

@@ -105,6 +105,11 @@ def _derived_id(kind: str, parent: str) -> str:
     )
 
 
+def _attempt_suffix(table: str) -> str:
+    """SQL for `ledger.ids.attempt_suffix`; a colon would name a parameter."""
+    return f"CASE {table}.attempt WHEN 0 THEN '' ELSE chr(58) || {table}.attempt END"
+
+
 def _key_id(kind: str, *parts: str) -> str:
     """SQL for `ledger.ids.key_id`; parts are SQL expressions."""
     joined = " || chr(31) || ".join((f"'{kind}'", *parts))
@@ -279,10 +284,13 @@ _NO_HOLD_RELEASED_EARLY = f"""
 # A shop's terms may have changed since; what counted at the release is in the record of changes.
 _NO_RELEASE_WITHOUT_CREDIT = f"""
     WITH credited AS (
-        SELECT p.shop_id, c.bank_reference, min(p.booked_at) AS since
-        FROM postings AS p JOIN bank_credits AS c ON c.credit_id = p.cause_id
+        SELECT p.shop_id, coalesce(a.bank_reference, c.bank_reference) AS bank_reference,
+               min(p.booked_at) AS since
+        FROM postings AS p
+        JOIN bank_credits AS c ON c.credit_id = p.cause_id
+        LEFT JOIN payments AS a ON a.payment_id = c.assigned_payment_id
         WHERE p.kind = '{PostingKind.PAYMENT_FUNDED}'
-        GROUP BY p.shop_id, c.bank_reference
+        GROUP BY 1, 2
     ),
     changes AS (
         SELECT subject AS shop_id, acted_at, details -> 'before' ->> 'funding' AS old,
@@ -334,7 +342,7 @@ _NO_RELEASE_AFTER_CHARGE_BACK = f"""
                SELECT FROM bank_credits AS c
                JOIN postings AS again ON again.cause_id = c.credit_id
                     AND again.kind = '{PostingKind.PAYMENT_FUNDED}' AND again.shop_id = h.shop_id
-               WHERE c.bank_reference = d.bank_reference
+               WHERE (c.bank_reference = d.bank_reference OR c.assigned_payment_id = d.payment_id)
                  AND again.booked_at > lost.booked_at AND again.booked_at <= h.released_at + {_OVERLAP}
            ) AS broken
     FROM bank_debits AS d
@@ -405,8 +413,13 @@ _CREDITS_ADD_UP = f"""
                booked.funded IS DISTINCT FROM c.amount_minor
                OR booked.suspended IS DISTINCT FROM booked.claimed
                OR p.funded_at IS NULL
-               OR (p.bank_reference, p.amount_minor, p.currency)
-                  IS DISTINCT FROM (c.bank_reference, c.amount_minor, c.currency)
+               OR (p.amount_minor, p.currency) IS DISTINCT FROM (c.amount_minor, c.currency)
+               -- Another reference only where an operator said so, and is on record for it.
+               OR CASE WHEN c.assigned_payment_id IS NULL THEN p.bank_reference <> c.bank_reference
+                  ELSE c.assigned_payment_id <> c.payment_id
+                       OR NOT EXISTS (SELECT FROM operator_actions AS o WHERE o.action = 'credit_assigned'
+                                        AND o.details ->> 'credit_id' = c.credit_id::text)
+                  END
            END AS broken
     FROM bank_credits AS c
     LEFT JOIN payments AS p ON p.payment_id = c.payment_id
@@ -553,15 +566,22 @@ _REFUNDS_ADD_UP = f"""
            CASE r.state WHEN 'rejected' THEN coalesce(parts.amount_minor, 0) <> 0
            ELSE parts.amount_minor IS DISTINCT FROM r.amount_minor
                 OR parts.reserved IS DISTINCT FROM r.amount_minor
-                OR (r.state = 'settled' AND (parts.settled, coalesce(parts.returned, 0))
-                                            IS DISTINCT FROM (r.amount_minor::numeric, 0::numeric))
-                OR (r.state <> 'settled' AND coalesce(parts.settled, 0) <> coalesce(parts.returned, 0))
+                OR coalesce(parts.settled, 0) - coalesce(parts.returned, 0)
+                   <> CASE r.state WHEN 'settled' THEN r.amount_minor ELSE 0 END
+                -- Each further attempt was an operator's, who is on record for it.
+                OR r.attempt <> CASE r.attempt WHEN 0 THEN 0 ELSE (
+                       SELECT count(*) FROM operator_actions AS o
+                       WHERE o.action IN ('refund_retried', 'refund_settled_by_hand')
+                         AND o.details ->> 'refund_key' = r.refund_key::text) END
            END
     FROM refunds AS r
     LEFT JOIN (
-        SELECT refund_key, sum(part.amount_minor) AS amount_minor, sum(booked.reserved) AS reserved,
-               sum(booked.settled) AS settled, sum(booked.returned) AS returned
+        SELECT part.refund_key, sum(part.amount_minor) FILTER (WHERE tried.attempt = 0) AS amount_minor,
+               sum(booked.reserved) AS reserved, sum(booked.settled) AS settled,
+               sum(booked.returned) AS returned
         FROM refund_parts AS part
+        JOIN refunds AS of_part ON of_part.refund_key = part.refund_key
+        CROSS JOIN generate_series(0, of_part.attempt) AS tried(attempt)
         LEFT JOIN (
             SELECT cause_id,
                    sum(amount_minor) FILTER (WHERE kind = '{PostingKind.REFUND_RESERVED}') AS reserved,
@@ -571,8 +591,10 @@ _REFUNDS_ADD_UP = f"""
             WHERE kind IN ('{PostingKind.REFUND_RESERVED}', '{PostingKind.REFUND_SETTLED}',
                            '{PostingKind.REFUND_RETURNED}')
             GROUP BY cause_id
-        ) AS booked ON booked.cause_id = {_derived_id("'refund_part:' || part.hold_id", "part.refund_key")}
-        GROUP BY refund_key
+        ) AS booked ON booked.cause_id = {
+    _derived_id("'refund_part:' || part.hold_id || " + _attempt_suffix("tried"), "part.refund_key")
+}
+        GROUP BY part.refund_key
     ) AS parts ON parts.refund_key = r.refund_key
 """
 
@@ -650,8 +672,9 @@ _EVERY_FACT_HAS_ITS_EVENT = f"""
                CASE state WHEN 'rejected' THEN 'refund.rejected' ELSE 'refund.accepted' END
         FROM refunds WHERE origin = 'refund'
         UNION ALL
-        SELECT shop_id, {_derived_id("'refund.settled:settled'", "refund_key")}, 'refund.settled'
-        FROM refunds WHERE state = 'settled'
+        SELECT shop_id, {_derived_id("'refund.settled:settled' || " + _attempt_suffix("r"), "refund_key")},
+               'refund.settled'
+        FROM refunds AS r WHERE state = 'settled'
         UNION ALL
         SELECT r.shop_id, {_derived_id("'hold_refunded:' || p.hold_id", "p.refund_key")}, 'hold.refunded'
         FROM refund_parts AS p JOIN refunds AS r ON r.refund_key = p.refund_key

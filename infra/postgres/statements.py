@@ -14,7 +14,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from ledger.accounts import ASSET_KINDS, SELLER_KINDS, AccountKind
-from ledger.ids import derive_id
+from ledger.ids import refund_part_id
 
 # Seller, account, currency.
 AccountKey = tuple[str, str, str]
@@ -129,7 +129,7 @@ def _find_causes(
             causes[row.cause_id] = (row.order_id, row.withdrawal_id)
     for row in connection.execute(text(_REFUND_PARTS), {"shop": shop_id}):
         # A part's cause is computed, so the database can't be asked for it the other way round.
-        cause_id = derive_id(f"refund_part:{row.hold_id}", row.refund_key)
+        cause_id = refund_part_id(row.refund_key, row.hold_id, row.attempt)
         if cause_id in cause_ids:
             causes[cause_id] = (row.order_id, None)
     return causes
@@ -167,6 +167,8 @@ _CAUSES: Sequence[str] = (
 )
 
 _REFUND_PARTS = """
-    SELECT p.refund_key, p.hold_id, r.order_id FROM refund_parts AS p
-    JOIN refunds AS r ON r.refund_key = p.refund_key WHERE r.shop_id = :shop
+    SELECT p.refund_key, p.hold_id, r.order_id, attempt.attempt FROM refund_parts AS p
+    JOIN refunds AS r ON r.refund_key = p.refund_key
+    CROSS JOIN generate_series(0, r.attempt) AS attempt(attempt)
+    WHERE r.shop_id = :shop
 """

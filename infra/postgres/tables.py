@@ -290,6 +290,8 @@ bank_credits = Table(
     _moment("matched_at", nullable=True),
     # The bank took it back: it confirms nothing any more.
     _moment("taken_back_at", nullable=True),
+    # The payment that operators said it is for, whatever its reference says.
+    Column("assigned_payment_id", Uuid, nullable=True),
     CheckConstraint("amount_minor BETWEEN 1 AND 1000000000000000", name="amount"),
     CheckConstraint("(payment_id IS NULL) = (matched_at IS NULL)", name="matched"),
     CheckConstraint("taken_back_at IS NULL OR payment_id IS NULL", name="taken_back"),
@@ -404,6 +406,8 @@ refunds = Table(
     _moment("requested_at"),
     _moment("ended_at", nullable=True),
     _moment("touched_at"),
+    # How often operators have begun anew after the bank refused it or it came back.
+    Column("attempt", Integer, nullable=False, server_default=text("0")),
     CheckConstraint("origin IN ('refund', 'dispute')", name="origin"),
     CheckConstraint(
         "state IN ('rejected', 'waiting', 'ready', 'sending', 'unknown', 'submitted', 'settled', 'failed')",

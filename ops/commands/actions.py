@@ -6,11 +6,9 @@ from typing import Annotated
 import typer
 
 from ops.environment import Environment, Need
-from ops.options import JsonOption, parse_instant
+from ops.options import JsonOption, LimitOption, parse_instant
 from ops.output import print_json, print_table, say
 from ops.store.actions import find_actions
-
-_MAX_LISTED = 10_000
 
 app = typer.Typer(help="Who changed what, when and why.", no_args_is_help=True)
 
@@ -34,7 +32,7 @@ def list_actions(
         datetime | None,
         typer.Option("--since", help="From this time on (RFC 3339).", parser=parse_instant, metavar="T"),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=_MAX_LISTED, help="At most so many, the latest.")] = 100,
+    limit: LimitOption = 100,
     json: JsonOption = False,
 ) -> None:
     """Show what operators did, the latest first."""

@@ -4,13 +4,13 @@ from typing import Annotated
 
 import typer
 
-from infra.postgres.step import Steps
 from ledger.ids import new_id
 from ops.commands.sender_keys import unknown
 from ops.environment import Environment, Need
-from ops.failures import BadUsage, CommandFailed
-from ops.options import JsonOption, OperatorOption, RequiredWhyOption, ShopOption
+from ops.failures import CommandFailed
+from ops.options import JsonOption, OperatorOption, RequiredWhyOption, SecondOperatorOption, ShopOption
 from ops.output import money, print_json, say
+from ops.second_names import require_second_name
 from ops.store.actions import Action, record_actions
 from ops.store.senders import is_seller, is_shop
 from schemas.currencies import CURRENCY_DIGITS
@@ -36,19 +36,20 @@ def add_claim(  # noqa: PLR0917 - typer passes options by name
     currency: Annotated[str, typer.Option("--currency", callback=_currency, help="ISO 4217.")],
     why: RequiredWhyOption,
     operator: OperatorOption,
-    second_operator: Annotated[
-        str | None, typer.Option("--second-operator", help="Who else agreed; needed above the limit.")
-    ] = None,
+    second_operator: SecondOperatorOption = None,
     *,
     json: JsonOption = False,
 ) -> None:
     """Claim an amount: taken from what is withdrawable; later releases pay the rest first."""
     environment = Environment(Need.DATABASE)
-    limit = environment.settings.claim_second_name_above_minor
-    if amount > limit and not second_operator:
-        raise BadUsage(f"a claim above {money(limit, currency)} needs two names: give --second-operator")
-    if second_operator is not None and second_operator.strip().casefold() in {"", operator.casefold()}:
-        raise BadUsage("--second-operator must be another name than --operator")
+    require_second_name(
+        "a claim",
+        amount,
+        currency,
+        operator=operator,
+        second_operator=second_operator,
+        limit_minor=environment.settings.claim_second_name_above_minor,
+    )
     claim = Claim(
         claim_id=new_id(),
         shop_id=shop,
@@ -60,33 +61,19 @@ def add_claim(  # noqa: PLR0917 - typer passes options by name
         operator=operator,
         second_operator=second_operator,
     )
-    with environment.engine() as engine:
-        # A claim sends nothing, so there is nothing to publish after the commit.
-        steps = Steps(engine, after_commit=lambda _rows: None, grace_seconds=0)
-        with steps.begin("add_claim") as step:
-            if not is_shop(step.connection, shop):
-                raise unknown("shop", shop)
-            if not is_seller(step.connection, shop, seller):
-                raise CommandFailed(f"shop {shop} has no seller {seller}")
-            make_claims(step, [claim])
-            details = {
-                "claim_id": claim.claim_id,
-                "amount": amount,
-                "currency": currency,
-                "second_operator": second_operator,
-            }
-            record_actions(
-                step.connection,
-                [
-                    Action(
-                        operator,
-                        "claim_added",
-                        f"{shop}/{seller}",
-                        why,
-                        details,
-                    )
-                ],
-            )
+    with environment.step("add_claim") as step:
+        if not is_shop(step.connection, shop):
+            raise unknown("shop", shop)
+        if not is_seller(step.connection, shop, seller):
+            raise CommandFailed(f"shop {shop} has no seller {seller}")
+        make_claims(step, [claim])
+        details = {
+            "claim_id": claim.claim_id,
+            "amount": amount,
+            "currency": currency,
+            "second_operator": second_operator,
+        }
+        record_actions(step.connection, [Action(operator, "claim_added", f"{shop}/{seller}", why, details)])
     if json:
         print_json({"claim_id": claim.claim_id, "shop": shop, "seller": seller, "amount": amount})
     else:

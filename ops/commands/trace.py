@@ -45,6 +45,7 @@ def _as_json(history: History) -> dict[str, Any]:
         "events": history.events,
         "published": history.published,
         "dead_letters": history.dead_letters,
+        "actions": history.actions,
         "timeline": [
             {"at": happening.at, "what": happening.what, "detail": happening.detail}
             for happening in history.timeline()

@@ -13,8 +13,10 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from ledger.ids import derive_id, key_id
+from ledger.ids import attempt_suffix, derive_id, key_id, refund_part_id
+from ledger.money import format_minor
 from ledger.postings import PostingKind
+from schemas.currencies import CURRENCY_DIGITS
 from workers.payout.handlers.withdrawals import pending_event_ids, withdrawal_answer_id
 
 Row = dict[str, Any]
@@ -42,6 +44,7 @@ class History:
     events: list[Row]
     published: list[Row]
     dead_letters: list[Row]
+    actions: list[Row]
 
     @property
     def is_empty(self) -> bool:
@@ -60,7 +63,7 @@ class History:
             Happening(
                 row["booked_at"],
                 f"booked {row['kind']}",
-                f"{row['debit']} -> {row['credit']} {row['amount_minor']} {row['currency']}",
+                f"{row['debit']} -> {row['credit']} {_shown(row['amount_minor'], row['currency'])}",
             )
             for row in self.entries
         ]
@@ -80,6 +83,10 @@ class History:
                 row["first_seen_at"], f"dead letter in {row['queue']}", f"{row['reason']} ({row['state']})"
             )
             for row in self.dead_letters
+        ]
+        happenings += [
+            Happening(row["acted_at"], f"{row['operator']} did {row['action']}", row["reason"])
+            for row in self.actions
         ]
         # Sorting keeps the order of equal times: what arrived, what became of it, what was said.
         return sorted(happenings, key=lambda happening: happening.at)
@@ -111,13 +118,17 @@ def find_order(connection: Connection, shop_id: str, order_id: str) -> History:
     # By reference, not by payment: a credit that does not fit is what an operator looks for.
     bank = {
         "references": [row["bank_reference"] for row in payments if row["state"] == "received"],
+        "payments": payment_ids,
     }
     credits_ = _rows(
         connection,
         """
         SELECT credit_id, bank_id, statement_line, amount_minor, currency, payment_id, booked_at,
                received_at, matched_at, taken_back_at
-        FROM bank_credits WHERE bank_reference = ANY(CAST(:references AS text[])) ORDER BY received_at
+        FROM bank_credits
+        WHERE bank_reference = ANY(CAST(:references AS text[]))
+           OR (assigned_payment_id IS NOT NULL AND assigned_payment_id = ANY(CAST(:payments AS uuid[])))
+        ORDER BY received_at
         """,
         bank,
     )
@@ -126,9 +137,12 @@ def find_order(connection: Connection, shop_id: str, order_id: str) -> History:
         """
         SELECT debit_id, bank_id, statement_line, amount_minor, currency, reason, booked_at, received_at,
                credit_id, payment_id
-        FROM bank_debits WHERE bank_reference = ANY(CAST(:references AS text[])) ORDER BY received_at
+        FROM bank_debits
+        WHERE bank_reference = ANY(CAST(:references AS text[]))
+           OR credit_id = ANY(CAST(:credits AS uuid[]))
+        ORDER BY received_at
         """,
-        bank,
+        bank | {"credits": [row["credit_id"] for row in credits_]},
     )
     disputes = _rows(
         connection,
@@ -142,7 +156,7 @@ def find_order(connection: Connection, shop_id: str, order_id: str) -> History:
         connection,
         """
         SELECT refund_key, refund_id, origin, event_id, state, reason, amount_minor, currency,
-               end_to_end_id, requested_at, ended_at
+               end_to_end_id, attempt, requested_at, ended_at
         FROM refunds WHERE shop_id = :shop AND order_id = :order ORDER BY requested_at
         """,
         key,
@@ -157,7 +171,12 @@ def find_order(connection: Connection, shop_id: str, order_id: str) -> History:
         {"ids": hold_ids},
     )
     refund_keys = [row["refund_key"] for row in refunds]
-    part_ids = [derive_id(f"refund_part:{hold}", key_) for hold in hold_ids for key_ in refund_keys]
+    part_ids = [
+        refund_part_id(row["refund_key"], hold, attempt)
+        for row in refunds
+        for attempt in range(row["attempt"] + 1)
+        for hold in hold_ids
+    ]
     causes = [
         *payment_ids,
         *hold_ids,
@@ -180,6 +199,7 @@ def find_order(connection: Connection, shop_id: str, order_id: str) -> History:
     return _history(
         connection,
         source=f"/shops/{shop_id}",
+        subject=f"{shop_id}/{order_id}",
         states={
             "payments": payments,
             "bank_credits": credits_,
@@ -256,6 +276,7 @@ def find_withdrawal(connection: Connection, shop_id: str, withdrawal_id: str) ->
     return _history(
         connection,
         source=f"/shops/{shop_id}",
+        subject=f"{shop_id}/{withdrawal_id}",
         states={
             "withdrawals": withdrawals,
             "password_attempts": attempts,
@@ -272,6 +293,7 @@ def _history(
     connection: Connection,
     *,
     source: str,
+    subject: str,
     states: dict[str, list[Row]],
     causes: Sequence[UUID],
     events: list[Row],
@@ -293,6 +315,7 @@ def _history(
         events=events,
         published=_find_published(connection, [row["event_id"] for row in events], named, moments),
         dead_letters=_find_dead_letters(connection, named),
+        actions=_find_actions(connection, subject),
     )
 
 
@@ -323,8 +346,9 @@ def _order_event_ids(
         ids.append(key_id("answer:refund.requested", shop_id, row["refund_id"]))
         ids += [derive_id(f"hold_refunded:{hold_id}", row["refund_key"]) for hold_id in hold_ids]
         ids += [
-            derive_id(name, row["refund_key"])
+            derive_id(name + attempt_suffix(attempt), row["refund_key"])
             for name in ("refund.settled:settled", "refund.failed:failed", "refund.failed:returned")
+            for attempt in range(row["attempt"] + 1)
         ]
     return ids
 
@@ -423,6 +447,23 @@ def _find_dead_letters(connection: Connection, named: Sequence[UUID]) -> list[Ro
     )
 
 
+def _find_actions(connection: Connection, subject: str) -> list[Row]:
+    return _rows(
+        connection,
+        """
+        SELECT acted_at, operator, action, reason, details FROM operator_actions
+        WHERE subject = :subject ORDER BY action_id
+        """,
+        {"subject": subject},
+    )
+
+
+def _shown(amount_minor: int, currency: str | None) -> str:
+    if currency is None:
+        return str(amount_minor)
+    return f"{format_minor(amount_minor, CURRENCY_DIGITS.get(currency, 0))} {currency}"
+
+
 def _rows(connection: Connection, statement: str, values: Row) -> list[Row]:
     return [dict(row) for row in connection.execute(text(statement), values).mappings()]
 
@@ -475,7 +516,7 @@ _CHANGES: dict[str, tuple[tuple[str, str], ...]] = {
 
 
 def _state_changes(table: str, row: Row) -> list[Happening]:
-    amount = f"{row['amount_minor']} {row['currency']}" if row.get("amount_minor") is not None else ""
+    amount = _shown(row["amount_minor"], row["currency"]) if row.get("amount_minor") is not None else ""
     reason = f" ({row['reason']})" if row.get("reason") else ""
     return [
         Happening(row[column], what.format(**row), amount + reason)

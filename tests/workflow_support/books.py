@@ -110,7 +110,8 @@ _CHECKS = {
             -- Asked of the ledger: the bank may have taken the credit back since.
             SELECT FROM postings AS f JOIN bank_credits AS c ON c.credit_id = f.cause_id
             WHERE f.kind = 'payment_funded' AND f.booked_at <= h.released_at
-              AND (f.shop_id, c.bank_reference) = (p.shop_id, p.bank_reference)
+              AND f.shop_id = p.shop_id
+              AND (c.bank_reference = p.bank_reference OR c.assigned_payment_id = p.payment_id)
         )
     """,
     "each payment is received once, for its amount": """

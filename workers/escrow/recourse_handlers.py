@@ -14,7 +14,7 @@ from infra.postgres.inbox import change_answers
 from infra.postgres.step import Step, Steps, milliseconds_until
 from infra.rabbitmq.ingress import InboundEvent
 from infra.rabbitmq.topology import ESCROW_RELEASE, PAYOUT_BANK
-from ledger.ids import derive_id, key_id, new_id
+from ledger.ids import derive_id, key_id, new_id, refund_part_id
 from ledger.postings import Posting, PostingKind
 from schemas.commands import ReleaseHold, SubmitRefund
 from schemas.disputes import DisputeOpened, DisputeResolved, RefundRequested
@@ -62,11 +62,6 @@ def receive_recourse(steps: Steps, events: Sequence[InboundEvent]) -> None:
         for round_ in in_rounds(events, _keys):
             fresh = take_in(step, round_, answer_id=_answer_id, rejection=_rejection)
             _receive_round(step, fresh)
-
-
-def part_id(refund_key: UUID, hold_id: UUID) -> UUID:
-    """Return the cause of a refund's postings: one part, of one hold."""
-    return derive_id(f"refund_part:{hold_id}", refund_key)
 
 
 def _keys(event: InboundEvent) -> tuple[object, ...]:
@@ -367,7 +362,7 @@ def _give_back(
             [
                 Posting(
                     PostingKind.REFUND_RESERVED,
-                    part_id(row.refund_key, hold.hold_id),
+                    refund_part_id(row.refund_key, hold.hold_id),
                     order.shop_id,
                     hold.seller_id,
                     hold.currency,

@@ -378,7 +378,17 @@ def _match(step: Step, references: set[str], *, arrived_now: frozenset[UUID]) ->
         return set()
     with_credit = {credit.bank_reference for credit in open_credits}
     payments = store.lock_unfunded_payments(step.connection, with_credit)
-    matches = decide_matches(open_credits, payments)
+    return confirm_matches(step, decide_matches(open_credits, payments), arrived_now=arrived_now)
+
+
+def confirm_matches(
+    step: Step, matches: Sequence[Match], *, arrived_now: frozenset[UUID] = frozenset()
+) -> set[UUID]:
+    """
+    Confirm payments by credits that are theirs, all of them locked; return the credits.
+
+    `arrived_now` are credits of this same transaction; any other lies in suspense.
+    """
     if not matches:
         return set()
     store.mark_matched(

@@ -33,6 +33,7 @@ class Refund:
     currency: str
     bank_reference: str
     funded: bool
+    attempt: int
     parts: tuple[RefundPart, ...]
 
 
@@ -73,6 +74,7 @@ def lock_refunds(connection: Connection, refund_keys: Iterable[UUID]) -> list[Re
             row.currency,
             row.bank_reference,
             row.funded_at is not None,
+            row.attempt,
             tuple(parts.get(row.refund_key, ())),
         )
         for row in connection.execute(
@@ -80,7 +82,7 @@ def lock_refunds(connection: Connection, refund_keys: Iterable[UUID]) -> list[Re
                 SELECT r.refund_key, r.end_to_end_id,
                        CASE r.state WHEN 'waiting' THEN 'ready' ELSE r.state END AS state,
                        r.shop_id, r.origin, r.refund_id, r.order_id, r.event_id,
-                       r.amount_minor, r.currency, p.bank_reference, p.funded_at
+                       r.amount_minor, r.currency, r.attempt, p.bank_reference, p.funded_at
                 FROM refunds AS r JOIN payments AS p ON p.payment_id = r.payment_id
                 WHERE r.refund_key = ANY(CAST(:keys AS uuid[])) AND r.state <> 'rejected'
                   AND (r.state <> 'waiting' OR p.funded_at IS NOT NULL)

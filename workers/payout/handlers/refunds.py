@@ -15,7 +15,7 @@ import structlog
 from infra.crash_points import reach
 from infra.postgres.step import Step, Steps
 from infra.rabbitmq.topology import PAYOUT_BANK
-from ledger.ids import derive_id
+from ledger.ids import attempt_suffix, derive_id, refund_part_id
 from ledger.postings import Posting, PostingKind
 from schemas.commands import CheckRefund, SubmitRefund
 from schemas.outgoing import RefundFailed, RefundSettled
@@ -142,8 +142,7 @@ def _post(step: Step, refund: store.Refund, kinds: Sequence[PostingKind]) -> Non
             step.post(
                 Posting(
                     _POSTINGS[kind],
-                    # The cause of all postings of a part; workers/escrow/recourse_handlers.py, part_id.
-                    derive_id(f"refund_part:{part.hold_id}", refund.refund_key),
+                    refund_part_id(refund.refund_key, part.hold_id, refund.attempt),
                     refund.shop_id,
                     part.seller_id,
                     refund.currency,
@@ -162,7 +161,7 @@ def _tell(step: Step, refund: store.Refund, state: TransferState, answer: Transf
     else:
         return
     step.emit(
-        derive_id(f"{event_type.TYPE}:{state.value}", refund.refund_key),
+        derive_id(f"{event_type.TYPE}:{state.value}{attempt_suffix(refund.attempt)}", refund.refund_key),
         refund.shop_id,
         event_type(
             refund_id=refund.refund_id,
