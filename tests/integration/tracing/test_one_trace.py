@@ -47,6 +47,7 @@ class TracedSystem:
         self.spans = InMemorySpanExporter()
         self._leaving = ExitStack()
         names = {name.removeprefix("HOLDFAST_").lower(): value for name, value in system.environment.items()}
+        names["outbox_grace_seconds"] = "0.3"
         settings = Settings.model_validate(
             {name: value for name, value in names.items() if name in Settings.model_fields}
         )
