@@ -6,7 +6,7 @@ password never meets a lock that only its neighbours in the queue have caused.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from uuid import UUID
@@ -88,30 +88,29 @@ class _Checked:
 
 def check_passwords(steps: Steps, commands: Sequence[CheckPassword], *, tools: PasswordTools) -> None:
     """
-    Decide the password attempts named by these commands, a few at a time, oldest first.
+    Decide the password attempts named by these commands, a few at a time, in their order.
 
     What is not reached within a moment goes back to the queue, behind what others have asked.
     """
-    left = {attempt_id for command in commands for attempt_id in command.attempt_ids}
+    # In the order in which they were asked, so that whoever was put back is not overtaken again and again.
+    left = list(dict.fromkeys(id_ for command in commands for id_ in command.attempt_ids))
     began = time.monotonic()
     while left:
-        # Ids begin with their time.
-        turn_of = sorted(left)[:_ROUND]
+        these, others = left[:_ROUND], left[_ROUND:]
         impatient = time.monotonic() - began > _PATIENCE_SECONDS
-        put_back = left.difference(turn_of) if impatient else set[UUID]()
-        turns, done = _count(steps, turn_of, put_back=put_back)
+        turns, done = _count(steps, these, put_back=others if impatient else ())
         reach("password: before check")
         checked = [one for one in tools.pool.map(lambda turn: _check(turn, tools), turns) if one is not None]
         reach("password: checked")
         done |= _decide(steps, checked, tools)
         done |= {turn.attempt.attempt_id for turn in turns} - {c.turn.attempt.attempt_id for c in checked}
-        left -= done | put_back
+        left = [id_ for id_ in these if id_ not in done] + ([] if impatient else others)
         if not (turns or done):
             break
 
 
 def _count(
-    steps: Steps, attempt_ids: Iterable[UUID], *, put_back: Collection[UUID] = ()
+    steps: Steps, attempt_ids: Iterable[UUID], *, put_back: Sequence[UUID] = ()
 ) -> tuple[list[_Turn], set[UUID]]:
     """
     Commit that these attempts are being made; return whose turn it is, and which are done with.
@@ -158,7 +157,7 @@ def _count(
         step.command_for_each(
             PAYOUT_PASSWORD, later, lambda ids_: CheckPassword(attempt_ids=ids_), delay_ms=_NEXT_TURN_MS
         )
-        step.command_for_each(PAYOUT_PASSWORD, sorted(put_back), lambda ids_: CheckPassword(attempt_ids=ids_))
+        step.command_for_each(PAYOUT_PASSWORD, put_back, lambda ids_: CheckPassword(attempt_ids=ids_))
     return turns, done | set(later)
 
 
