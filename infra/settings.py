@@ -9,6 +9,7 @@ from typing import Annotated, Self
 from pydantic import (
     AfterValidator,
     AmqpDsn,
+    DirectoryPath,
     Field,
     HttpUrl,
     NonNegativeInt,
@@ -128,6 +129,10 @@ class Settings(BaseSettings):
     password_threads: PositiveInt = 2
     # How long withdrawals wait after a new password, or to a new destination.
     cooling_off_seconds: Annotated[NonNegativeInt, Field(le=30 * DAY_SECONDS)] = DAY_SECONDS
+
+    # How often the head of the ledger's hash chain is signed, and a folder that signed heads are written to.
+    chain_head_seconds: PositiveFloat = 60.0
+    chain_export_folder: DirectoryPath | None = None
 
     bank_timeout_seconds: PositiveFloat = 5.0
     bank_poll_seconds: PositiveFloat = 5.0

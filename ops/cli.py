@@ -13,6 +13,7 @@ from ops.commands import (
     audit,
     balances,
     banks,
+    chain,
     claims,
     contract,
     database,
@@ -58,6 +59,7 @@ app.add_typer(refunds.app, name="refund")
 app.add_typer(suspense.app, name="suspense")
 app.command("trace")(trace.trace)
 app.command("audit")(audit.audit)
+app.add_typer(chain.app, name="chain")
 app.add_typer(events.app, name="events")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(contract.app, name="contract")

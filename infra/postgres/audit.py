@@ -12,6 +12,11 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
+from infra.postgres.chain import (
+    CHAINED_POSTINGS_ARE_UNCHANGED,
+    LINKS_FOLLOW_EACH_OTHER,
+    PAST_POSTINGS_ARE_CHAINED,
+)
 from infra.postgres.migrate import schema_problem
 from ledger.accounts import ASSET_KINDS, SELLER_KINDS, AccountKind
 from ledger.postings import ACCOUNTS_OF, MAX_AMOUNT_MINOR, PostingKind
@@ -145,11 +150,12 @@ _LEDGER_SUMS_TO_ZERO = """
 
 _POSTED_ROWS_ARE_GUARDED = """
     -- tgtype: 8 is DELETE, 16 UPDATE, 32 TRUNCATE; O and A are triggers that fire for us.
-    SELECT 'postings' AS example, NOT EXISTS (
+    SELECT guarded AS example, NOT EXISTS (
         SELECT FROM pg_trigger
-        WHERE tgrelid = to_regclass('postings') AND tgfoid = to_regproc('refuse_change')
+        WHERE tgrelid = to_regclass(guarded) AND tgfoid = to_regproc('refuse_change')
           AND tgenabled IN ('O', 'A') AND tgtype & 56 = 56
     ) AS broken
+    FROM unnest(ARRAY['postings', 'chain_links', 'chain_heads']) AS guarded
 """
 
 _SUBTOTALS_EQUAL_POSTINGS = """
@@ -810,6 +816,24 @@ CHECKS: Final[tuple[Check, ...]] = (
         "posted_rows_are_guarded",
         "the database refuses to change, delete or truncate postings",
         _POSTED_ROWS_ARE_GUARDED,
+    ),
+    Check(
+        2,
+        "chain_links_follow_each_other",
+        "every link of the hash chain fixes those before it, and is as it was signed",
+        LINKS_FOLLOW_EACH_OTHER,
+    ),
+    Check(
+        2,
+        "chained_postings_are_unchanged",
+        "no posting in the hash chain was changed or taken out",
+        CHAINED_POSTINGS_ARE_UNCHANGED,
+    ),
+    Check(
+        2,
+        "past_postings_are_chained",
+        "no posting was put into the past behind the hash chain's back",
+        PAST_POSTINGS_ARE_CHAINED,
     ),
     Check(
         3,

@@ -290,6 +290,12 @@ def find_own_public_keys(connection: Connection) -> dict[str, Any]:
     return {"keys": [row.public_jwk for row in rows]}
 
 
+def find_all_public_signing_keys(connection: Connection) -> dict[str, dict[str, str]]:
+    """Return every key that ever signed for us, by `kid`, also those that have ended: signatures stay."""
+    rows = connection.execute(text("SELECT kid, public_jwk FROM holdfast_keys WHERE use = 'sig'"))
+    return {row.kid: row.public_jwk for row in rows}
+
+
 def list_own_keys(connection: Connection) -> list[dict[str, Any]]:
     """Return what may be shown of all key pairs that we ever had, newest first."""
     return [

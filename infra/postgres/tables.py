@@ -765,3 +765,41 @@ available_balances = Table(
     Column("available_minor", Numeric(38, 0), nullable=False),
     CheckConstraint("available_minor >= 0", name="not_negative"),
 )
+
+# The hash chain over postings: each link fixes some postings, in the order of their ids, and all links before
+# it. A posting is in exactly one link. It survives what changes transaction ids, as a restore elsewhere.
+chain_links = Table(
+    "chain_links",
+    metadata,
+    Column("link_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("previous_hash", LargeBinary, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("total_postings", BigInteger, nullable=False),
+    _moment("sealed_at"),
+    Column("hash", LargeBinary, nullable=False),
+    Column("posting_ids", ARRAY(Uuid), nullable=False),
+    Column("row_hashes", ARRAY(LargeBinary), nullable=False),
+    CheckConstraint("link_id > 0", name="link_id"),
+    CheckConstraint("cardinality(posting_ids) = cardinality(row_hashes)", name="members"),
+)
+
+# Links whose hash Holdfast has signed.
+chain_heads = Table(
+    "chain_heads",
+    metadata,
+    Column("link_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("hash", LargeBinary, nullable=False),
+    Column("total_postings", BigInteger, nullable=False),
+    _moment("signed_at"),
+    Column("kid", Text, nullable=False),
+    Column("signature", LargeBinary, nullable=False),
+)
+
+# Below which transaction id every posting is in the chain.
+chain_progress = Table(
+    "chain_progress",
+    metadata,
+    Column("chain_id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("chained_below", Xid8, nullable=False),
+    CheckConstraint("chain_id = 1", name="one_row"),
+)

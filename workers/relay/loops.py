@@ -1,4 +1,4 @@
-"""What the relay does by the clock: publish left-over outbox rows, seal, sweep, tidy."""
+"""What the relay does by the clock: publish left-over outbox rows, seal, chain, sweep, tidy."""
 
 import threading
 import time
@@ -13,6 +13,7 @@ from infra.postgres.outbox import delete_published, lease_unpublished
 from infra.postgres.trace_contexts import forget_traces
 from infra.rabbitmq.queue_depth import QueueDepth
 from workers.process import WorkerProcess
+from workers.relay.chain import extend_chain, sign_and_export_head
 from workers.relay.sweep import ask_for_returns, report_what_waits_for_people, sweep
 
 log = structlog.get_logger(__name__)
@@ -23,6 +24,7 @@ _BYTES_AT_ONCE = 1024 * 1024
 _IDLE_SECONDS = 0.2
 _AFTER_ERROR_SECONDS = 1.0
 _SEAL_SECONDS = 2.0
+_CHAIN_SECONDS = 10.0
 _TIDY_SECONDS = 60.0
 _TIDY_ROWS = 10_000
 # Longer than a protection period, a dispute and the weeks in which a bank may return a payout.
@@ -41,6 +43,12 @@ def build_loops(process: WorkerProcess, stopping: threading.Event) -> Sequence[t
     def seal() -> bool:
         with process.engine.begin() as connection:
             seal_postings(connection)
+        return False
+
+    def chain() -> bool:
+        if extend_chain(process):
+            return True
+        sign_and_export_head(process)
         return False
 
     def sweep_once() -> bool:
@@ -66,6 +74,7 @@ def build_loops(process: WorkerProcess, stopping: threading.Event) -> Sequence[t
     plan: list[tuple[str, Callable[[], bool], float]] = [
         ("publish", publish, _IDLE_SECONDS),
         ("seal", seal, _SEAL_SECONDS),
+        ("chain", chain, min(_CHAIN_SECONDS, settings.chain_head_seconds)),
         ("sweep", sweep_once, settings.sweep_seconds),
         ("returns", returns, settings.bank_poll_seconds),
         ("report", report, _REPORT_SECONDS),

@@ -22,6 +22,7 @@ from workflow_support.events import (
 )
 
 from infra.postgres.audit import CHECKS, run_audit
+from infra.postgres.chain import chain_postings
 from infra.postgres.ledger_store import seal_postings
 from infra.postgres.outbox import CommandRow
 from workers.payout.decisions import Proposal, Verdict
@@ -133,6 +134,8 @@ def history(engine: Engine) -> Iterator[Engine]:
     _withdrawals(engine, shop)
     with engine.begin() as connection:
         assert seal_postings(connection) > 0
+    with engine.begin() as connection:
+        assert chain_postings(connection) > 0
     # The newest postings lie behind the seal.
     desk.shop_says(order_paid(shop, order_data(splits={fresh("s"): 1})))
     yield engine
@@ -146,6 +149,17 @@ _SABOTAGE = {
     + "ALTER TABLE postings DROP CONSTRAINT postings_seller_check;"
     + "UPDATE postings SET credit = 'fees' WHERE kind = 'held'",
     "posted_rows_are_guarded": _LET_ME,
+    "chain_links_follow_each_other": """
+        ALTER TABLE chain_links DISABLE TRIGGER chain_links_insert_only;
+        UPDATE chain_links SET total_postings = total_postings + 1
+    """,
+    "chained_postings_are_unchanged": _LET_ME + "UPDATE postings SET booked_at = booked_at - interval '1 us'",
+    "past_postings_are_chained": """
+        INSERT INTO postings (posting_id, kind, cause_id, shop_id, seller_id, currency, debit, credit,
+                              amount_minor, booked_at, xact)
+        SELECT gen_random_uuid(), kind, cause_id, shop_id, seller_id, currency, debit, credit,
+               amount_minor, booked_at, '3' FROM postings LIMIT 1
+    """,
     "sealed_subtotals_equal_postings": "UPDATE subtotals SET total_minor = total_minor + 1",
     "available_balances_equal_postings": "UPDATE available_balances SET available_minor = 1",
     "receivables_equal_postings": "UPDATE receivables SET owed_minor = owed_minor + 1",
