@@ -50,7 +50,7 @@ class OpenCredit:
     currency: str
 
 
-_NEVER_SENT = frozenset({"ready", "waiting"})
+_NEVER_SENT = frozenset({"ready", "waiting", "rejected"})
 # What the bank must still say for a state of ours to be right. Open states follow the bank by themselves.
 _FITTING: Mapping[str, frozenset[BankWord]] = {
     "settled": frozenset({BankWord.SETTLED, BankWord.RETURNED}),

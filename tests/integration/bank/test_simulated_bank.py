@@ -304,6 +304,33 @@ def test_credits_wait_for_a_broker_that_takes_none_and_survive_a_kill_meanwhile(
     inbound.close()
 
 
+def test_all_transfers_are_listed_in_order_and_page_by_page(bank: BankProcess) -> None:
+    client = bank.client()
+    client.submit(an_instruction("e-1"))
+    bank.behave(behaviour="reject")
+    client.submit(an_instruction("e-2", 7))
+    bank.kill()
+    client = bank.start().client()
+    first, second = client.transfers_after(0, 10)
+    assert (first.end_to_end_id, first.word, first.amount_minor) == ("e-1", BankWord.SETTLED, 1_250)
+    assert (second.end_to_end_id, second.word, second.currency) == ("e-2", BankWord.REJECTED, "EUR")
+    assert client.transfers_after(0, 1) == [first]
+    assert client.transfers_after(first.position, 10) == [second]
+    assert client.transfers_after(second.position, 10) == []
+
+
+def test_the_statement_is_published_again_under_the_same_ids(
+    bank: BankProcess, inbound_queue: Inbound
+) -> None:
+    bank.post("/credits", credits_of("RF-1", "RF-2"))
+    first = collect_events(bank, inbound_queue, 2)
+    wait_for(lambda: bank.counts()["unpublished"] == 0)
+    assert bank.post("/statement/again", {}) == {"statement_lines": 2}
+    again = collect_events(bank, inbound_queue, 2)
+    assert [(event.id, event.data) for event in again] == [(event.id, event.data) for event in first]
+    wait_for(lambda: bank.counts()["unpublished"] == 0)
+
+
 def test_the_bank_serves_while_the_broker_is_away(bank: BankProcess) -> None:
     bank.stop()
     with socket.create_server(("127.0.0.1", 0)) as closed:

@@ -13,7 +13,7 @@ import pika
 import pytest
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.errors import ConnectionClosed
-from rabbitmq_support import Recorder, Workplace, amqp, depth, send, wait_until
+from rabbitmq_support import Recorder, Workplace, amqp, depth, read, send, wait_until
 
 from infra.rabbitmq.messages import command_message
 
@@ -160,3 +160,81 @@ def test_stocks_own_delay_costs_it_the_channel(
     with _stock(fresh_url, []) as broker:
         broker.get_actor("work").send_with_options(args=("late",), delay=10_000)
         wait_until(lambda: "delivery acknowledgement on channel" in caplog.text.lower())
+
+
+def test_stock_lets_the_sender_write_into_any_queue(fresh_url: str) -> None:
+    """`pipe_target` from outside; with ours nothing that arrives is an option."""
+    with _stock(fresh_url, []) as broker:
+        broker.declare_queue("victim", ensure=True)
+        target = ENVELOPE | {"queue_name": "victim", "actor_name": "anything", "args": ["forged"]}
+        body = ENVELOPE | {"args": ["good"], "options": {"pipe_target": target}}
+        send(fresh_url, "", "stock", json.dumps(body).encode())
+        # It came into that queue, whose worker has no actor of that name.
+        assert json.loads(read(fresh_url, "victim.XQ").body)["args"][0] == "forged"
+
+
+def test_stock_retries_where_the_sender_says(fresh_url: str) -> None:
+    """A `queue_name` that is another queue's; ours knows a message by the queue that it came from."""
+    with _stock(fresh_url, [], max_retries=1, min_backoff=1) as broker:
+        broker.declare_queue("victim", ensure=True)
+        body = ENVELOPE | {"args": ["fail"], "queue_name": "victim"}
+        send(fresh_url, "", "stock", json.dumps(body).encode())
+        wait_until(lambda: depth(fresh_url, "victim.XQ") == 1)
+
+
+def test_stock_keeps_of_an_undecodable_message_neither_reason_nor_more_than_seven_days(
+    fresh_url: str,
+) -> None:
+    """Ours: test_whatever_a_stranger_sends_... and test_a_dead_letter_keeps_the_message_and_says_why."""
+    with _stock(fresh_url, []):
+        send(fresh_url, "", "stock", b"\xff not JSON")
+        came = read(fresh_url, "stock.XQ")
+    assert came.body == b"\xff not JSON"
+    assert set(came.headers) <= {
+        "x-death",
+        "x-first-death-exchange",
+        "x-first-death-queue",
+        "x-first-death-reason",
+    }
+
+
+def test_stock_publishing_hangs_for_as_long_as_the_broker_blocks(fresh_url: str, test_servers: Any) -> None:
+    """Ours: test_a_memory_alarm_does_not_hang_a_publish."""
+    node = test_servers.rabbitmq
+    alarm = "{resource_limit, memory, node()}"
+    broker = RabbitmqBroker(url=fresh_url, confirm_delivery=True)
+    dramatiq.actor(lambda: None, broker=broker, queue_name="stock", actor_name="work")
+    broker.declare_queue("stock", ensure=True)
+    publishing = threading.Thread(target=broker.get_actor("work").send)
+    node._evaluate(f"rabbit_alarm:set_alarm({{{alarm}, []}}), ok.")
+    try:
+        publishing.start()
+        publishing.join(2)
+        assert publishing.is_alive()
+    finally:
+        node._evaluate(f"rabbit_alarm:clear_alarm({alarm}), ok.")
+    publishing.join(20)
+    assert not publishing.is_alive()
+    broker.close()
+
+
+def test_stock_makes_a_lossy_queue_anew_where_one_was_deleted(
+    fresh_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours waits for the declared one: test_a_queue_deleted_under_a_running_consumer_..."""
+    monkeypatch.setattr(dramatiq.worker, "CONSUMER_RESTART_DELAY_SECS", 0.05)
+    with _stock(fresh_url, []), amqp(fresh_url) as channel:
+        channel.queue_delete("stock")
+        wait_until(lambda: _exists(fresh_url, "stock"))
+    lossy = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "stock.XQ"}
+    with amqp(fresh_url) as channel:
+        # Accepted, so just this is there: one replica, dead letters at most once, no bound on deliveries.
+        channel.queue_declare("stock", durable=True, arguments=lossy)
+
+
+def _exists(url: str, queue_name: str) -> bool:
+    try:
+        depth(url, queue_name)
+    except pika.exceptions.ChannelClosedByBroker:
+        return False
+    return True
