@@ -9,7 +9,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 CHECKOUT = Path(__file__).parents[3]
 GUIDES = CHECKOUT / "docs" / "guides"
-EXAMPLES = {"python": [CHECKOUT / "examples" / "shop.py"]}
+EXAMPLES = {
+    "python": CHECKOUT / "examples" / "shop.py",
+    "js": CHECKOUT / "examples" / "node" / "shop.mjs",
+}
 
 
 def _blocks(language: str) -> list[tuple[str, str]]:
@@ -26,7 +29,7 @@ def _blocks(language: str) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("language", EXAMPLES)
 def test_code_of_the_guides_stands_in_the_example_word_for_word(language: str) -> None:
-    example = "\n".join(file.read_text(encoding="utf-8") for file in EXAMPLES[language])
+    example = EXAMPLES[language].read_text(encoding="utf-8")
     blocks = _blocks(language)
     assert blocks
     assert [(page, code) for page, code in blocks if code not in example] == []
