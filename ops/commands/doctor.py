@@ -34,6 +34,7 @@ from ops.output import print_json, print_table, say
 from ops.store.deployment import find_day_length
 from ops.store.payouts import count_in_review, find_pauses
 from ops.store.quarantine import count_open
+from ops.store.remedies import count_unremedied
 from workers.payout.bank import BankUnavailable, HttpBank
 
 # Signatures may be minutes ahead and passwords lock for minutes: seconds do no harm, more soon will.
@@ -110,6 +111,7 @@ def _look_at_database() -> Iterator[Diagnosis]:
             waiting = ", ".join(f"{count} {kind}" for kind, count in count_open(connection).items())
             look = "look: `holdfast quarantine list`" if waiting else ""
             yield Diagnosis("quarantine", True, waiting or "nothing waits for an operator", look)
+            yield from _remedies(connection)
     except SQLAlchemyError as error:
         sentence = describe_database_error(error, settings)
         detail, _, remedy = sentence.rpartition(": ")
@@ -124,6 +126,23 @@ def _schema(connection: Connection) -> Diagnosis:
         return Diagnosis("schema", True, f"revision {revision}")
     detail = f"revision {revision}; {waiting} waits until no process of an older release runs"
     return Diagnosis("schema", True, detail, "then run `holdfast migrate --contract`")
+
+
+def _remedies(connection: Connection) -> Iterator[Diagnosis]:
+    """Name what waits for an operator's decision; it is no fault of the installation."""
+    refunds, lines = count_unremedied(connection)
+    yield Diagnosis(
+        "refunds",
+        True,
+        f"{refunds} have failed" if refunds else "none has failed",
+        "look: `holdfast refund list --state failed`" if refunds else "",
+    )
+    yield Diagnosis(
+        "suspense",
+        True,
+        f"{lines} lines of the bank fit no order" if lines else "every line of the bank fits an order",
+        "look: `holdfast suspense list`" if lines else "",
+    )
 
 
 def _clock(connection: Connection) -> Diagnosis:

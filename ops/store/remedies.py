@@ -42,6 +42,18 @@ def find_suspense(connection: Connection, *, limit: int) -> list[dict[str, Any]]
     ]
 
 
+def count_unremedied(connection: Connection) -> tuple[int, int]:
+    """Return how many refunds have failed, and how many lines lie in suspense."""
+    row = connection.execute(
+        text("""
+            SELECT (SELECT count(*) FROM refunds WHERE state = 'failed') AS refunds,
+                   (SELECT count(*) FROM bank_credits WHERE payment_id IS NULL AND taken_back_at IS NULL)
+                   + (SELECT count(*) FROM bank_debits WHERE credit_id IS NULL) AS lines
+        """)
+    ).one()
+    return int(row.refunds), int(row.lines)
+
+
 def find_credit_amount(connection: Connection, bank_id: str, statement_line: str) -> tuple[int, str] | None:
     """Return amount and currency of a credit; None if the bank has reported no such line."""
     row = connection.execute(

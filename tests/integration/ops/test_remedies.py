@@ -323,6 +323,15 @@ def test_only_a_refund_that_has_failed_can_be_remedied(set_up: Holdfast, desk_wi
     assert set_up("refund", "retry", "--shop", shop, *WHY).exit_code == 2
 
 
+def test_doctor_names_what_waits_for_a_decision(set_up: Holdfast, desk_with: DeskWith) -> None:
+    desk = desk_with(ScriptedBank(submit=[REJECTED]))
+    _failed_refund(desk)
+    _misspelt(desk, desk.a_shop())
+    found = {check["name"]: check for check in set_up("doctor", "--json").json["checks"]}
+    assert "holdfast refund list" in found["refunds"]["remedy"]
+    assert "holdfast suspense list" in found["suspense"]["remedy"]
+
+
 # --- on record ------------------------------------------------------------------------------------
 
 
