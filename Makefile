@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 bin := .local/venv/bin
 set_up := ./infra/local/setup.sh
 
-.PHONY: help demo test check up down status clean bench drill lock static docs contract
+.PHONY: help demo test chaos check up down status clean bench drill lock static docs contract
 
 help: ## this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ check: ## what can be checked without services: lint, types, import rules, unit 
 	@$(set_up) checks
 	@$(MAKE) --no-print-directory static
 	$(bin)/pytest tests/unit
+
+chaos: ## break everything under load for 4 minutes and account for each event (CHAOS="--seconds 600 --seed 7")
+	@$(set_up) dev
+	@PYTHONPATH=tests $(bin)/python -m chaos $(CHAOS)
 
 static:
 	$(bin)/ruff check .

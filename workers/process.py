@@ -23,7 +23,7 @@ from infra.postgres.step import Steps
 from infra.rabbitmq import supervisor
 from infra.rabbitmq.broker import HoldfastBroker
 from infra.rabbitmq.ingress import InboundEvent, Ingress
-from infra.rabbitmq.messages import Delivery
+from infra.rabbitmq.messages import Delivery, Failure
 from infra.rabbitmq.outbox_publisher import OutboxPublisher
 from infra.rabbitmq.publisher import Publisher
 from infra.security.encryption import Vault, open_vault
@@ -140,8 +140,7 @@ def run_worker(
             tracing = _start_tracing(engine, name)
         process = assemble(settings, engine, publisher, tracing=tracing)
         declare(process)
-        wait_for_database(engine, process.broker.stopping)
-        check_deployment(engine, settings)
+        await_deployment(engine, settings, process.broker.stopping)
         if settings.metrics_port:
             _serve_health(process)
         threads = list(loops(process, process.broker.stopping)) if loops else []
@@ -197,12 +196,35 @@ def _serve_health(process: WorkerProcess) -> None:
         ) from error
 
 
+def await_deployment(engine: Engine, settings: Settings, stopping: threading.Event) -> None:
+    """
+    Wait for the database, also where it goes away while it is being looked at, and check what it is.
+
+    Raises:
+        WrongDeployment: it is not the one that this process is set up for.
+    """
+    away = False
+    while not stopping.is_set():
+        try:
+            check_deployment(engine, settings)
+        except SQLAlchemyError as error:
+            if not away:
+                log.warning("database_awaited", because=str(getattr(error, "orig", error)).partition("\n")[0])
+            away = True
+            wait_for_database(engine, stopping)
+        else:
+            if away:
+                log.info("database_reached")
+            return
+
+
 def check_deployment(engine: Engine, settings: Settings) -> None:
     """
     Refuse to work on a database with another schema or another length of a day.
 
     Raises:
         WrongDeployment: with what to do about it.
+        SQLAlchemyError: the database is away, which says nothing about it.
     """
     try:
         with engine.connect() as connection:
@@ -213,6 +235,8 @@ def check_deployment(engine: Engine, settings: Settings) -> None:
                 text("SELECT protection_day_seconds FROM deployment")
             ).scalar_one_or_none()
     except SQLAlchemyError as error:
+        if classify_failure(error) is Failure.UNAVAILABLE:
+            raise
         raise WrongDeployment(f"the database cannot be read ({type(error).__name__})") from error
     if day_seconds != settings.protection_day_seconds:
         raise WrongDeployment(

@@ -34,6 +34,7 @@ from infra.local.processes import (
     stop_recorded,
 )
 from infra.local.procfile import read_procfile, read_scale
+from infra.local.rabbitmq import RabbitMQCluster
 from infra.local.services import is_private_url, services_in, start_services
 from infra.local.supervise import READY_FILE_VARIABLE, Folders, Plan, ProcessState
 
@@ -347,9 +348,10 @@ def installations() -> list[Installation]:
 
 
 def stop_abandoned_runs() -> None:
-    """Stop what test and benchmark runs that were killed left behind, and delete it."""
+    """Stop what test, chaos and benchmark runs that were killed left behind, and delete it."""
     for folder in LOCAL.glob("*/run-*"):
         services_in(folder).stop()
+        RabbitMQCluster(folder / "rabbitmq").stop()
         shutil.rmtree(folder, ignore_errors=True)
 
 

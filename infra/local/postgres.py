@@ -17,7 +17,14 @@ from psycopg import sql
 from infra.local.errors import LocalServiceError
 from infra.local.files import secret
 from infra.local.ports import LOOPBACK, choose_ports, remembered_ports
-from infra.local.processes import find_running, last_lines, start_background, stop_recorded
+from infra.local.processes import (
+    children_of,
+    find_running,
+    kill_group,
+    last_lines,
+    start_background,
+    stop_recorded,
+)
 
 SUPERUSER = "holdfast"
 _OLDEST_VERSION = 15
@@ -121,6 +128,16 @@ class PrivatePostgres:
         """Stop the server, its data kept."""
         # SIGINT is PostgreSQL's fast shutdown: it ends sessions instead of waiting for them.
         stop_recorded(self._record, signal.SIGINT, timeout_s=30)
+
+    def kill(self) -> None:
+        """End the server and all its sessions with SIGKILL, as a power cut would."""
+        running = find_running(self._record)
+        if running is not None:
+            # Its sessions lead groups of their own; one left alive keeps the next start from the data.
+            sessions = children_of(running)
+            kill_group(running)
+            for session in sessions:
+                kill_group(session)
 
     def create_database(self, name: str, *, template: str = "template0") -> None:
         """Create a database as a copy of another that nobody is connected to."""

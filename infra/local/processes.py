@@ -19,6 +19,7 @@ from infra.local.files import read_json_object, write_whole
 
 _POLL_SECONDS = 0.02
 _STATE_FIELD = 0
+_PARENT_FIELD = 1
 _START_TICKS_FIELD = 19
 
 
@@ -127,6 +128,16 @@ def kill_group(record: ProcessRecord) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(record.pid, signal.SIGKILL)
         wait_for_end(record, timeout_s=5)
+
+
+def children_of(parent: ProcessRecord) -> list[ProcessRecord]:
+    """Return the processes that a process has started itself and that still run."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        fields = _stat_fields(int(entry.name)) if entry.name.isdecimal() else None
+        if fields is not None and int(fields[_PARENT_FIELD]) == parent.pid:
+            found.append(record_of(int(entry.name)))
+    return [record for record in found if record is not None]
 
 
 def stop_recorded(path: Path, number: signal.Signals = signal.SIGTERM, *, timeout_s: float) -> bool:

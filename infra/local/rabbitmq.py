@@ -1,4 +1,4 @@
-"""A private RabbitMQ node: own ports, name service, cookie, data and logs; loopback only."""
+"""Private RabbitMQ, one node or a cluster: own ports, name service, cookie, data and logs; loopback only."""
 
 import os
 import re
@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
@@ -16,7 +17,7 @@ from pika.exceptions import AMQPError
 from infra.local.errors import LocalServiceError
 from infra.local.files import secret, write_whole
 from infra.local.ports import LOOPBACK, choose_ports, remembered_ports
-from infra.local.processes import find_running, last_lines, start_background, stop_recorded
+from infra.local.processes import find_running, kill_group, last_lines, start_background, stop_recorded
 
 USER = "holdfast"
 DEFAULT_VHOST = "holdfast"
@@ -25,6 +26,8 @@ _NODE_NAME = "holdfast@localhost"
 _PROGRAMS = Path("/usr/lib/rabbitmq/bin")
 _VHOST_NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
 _POLL_SECONDS = 0.05
+_WRONG_COOKIE = "partitioned"
+_NOT_INSTALLED = "RabbitMQ is not installed: run `make up`, or set HOLDFAST_BROKER_URL to your server"
 
 
 def find_rabbitmq_programs() -> Path | None:
@@ -35,17 +38,29 @@ def find_rabbitmq_programs() -> Path | None:
     return Path(on_path).resolve().parent if on_path else None
 
 
-class PrivateRabbitMQ:
-    """One RabbitMQ node whose whole state lies in `folder`."""
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """A node's place in a cluster; cookie, password and name service in `shared` are everybody's."""
 
-    def __init__(self, folder: Path) -> None:
+    name: str
+    everybody: tuple[str, ...]
+    shared: Path
+
+
+class PrivateRabbitMQ:
+    """One RabbitMQ node whose whole state lies in `folder`, but for what the members of a cluster share."""
+
+    def __init__(self, folder: Path, *, member: Membership | None = None) -> None:
         """Describe the node; nothing runs or is written before `start`."""
         self.folder = folder.resolve()
         self.log = self.folder / "server.log"
+        self.name = member.name if member else _NODE_NAME
+        self._member = member
         self._record = self.folder / "server.pid.json"
-        self._names_record = self.folder / "names.pid.json"
         self._ports = self.folder / "ports.json"
-        self._home = self.folder / "home"
+        self._shared = member.shared.resolve() if member else self.folder
+        self._names = _NameService(self._shared)
+        self._home = self._shared / "home"
 
     @property
     def is_running(self) -> bool:
@@ -67,22 +82,14 @@ class PrivateRabbitMQ:
         if self.is_running:
             return
         programs = find_rabbitmq_programs()
-        name_service = shutil.which("epmd")
-        if programs is None or name_service is None:
-            raise LocalServiceError(
-                "RabbitMQ is not installed: run `make up`, or set HOLDFAST_BROKER_URL to your server"
-            )
-        stop_recorded(self._names_record, timeout_s=5)
-        ports = choose_ports(self._ports, ["amqp", "distribution", "names", "management"])
+        if programs is None:
+            raise LocalServiceError(_NOT_INSTALLED)
+        if self._member is None:
+            self._names.stop()
+        self._names.start()
+        ports = choose_ports(self._ports, ["amqp", "distribution", "management"])
         self._write_configuration(ports)
         environment = self._environment(ports)
-        start_background(
-            [name_service, "-address", LOOPBACK, "-port", str(ports["names"])],
-            record=self._names_record,
-            log=self.log,
-            environment=environment,
-            folder=self.folder,
-        )
         start_background(
             [programs / "rabbitmq-server"],
             record=self._record,
@@ -111,7 +118,37 @@ class PrivateRabbitMQ:
     def stop(self) -> None:
         """Stop the node, its messages kept."""
         stop_recorded(self._record, signal.SIGTERM, timeout_s=40)
-        stop_recorded(self._names_record, timeout_s=5)
+        if self._member is None:
+            self._names.stop()
+
+    def kill(self) -> None:
+        """End the node as a power cut would: with SIGKILL, and whatever it has started with it."""
+        running = find_running(self._record)
+        if running is not None:
+            kill_group(running)
+
+    def partition(self) -> None:
+        """
+        Cut the node off from the other members, in both directions; clients still reach it.
+
+        Erlang nodes talk only to those that know their cookie: with a wrong one for each other member, the
+        connections that exist are closed and none can be made again, by either side.
+        """
+        self._evaluate(
+            f"[begin erlang:set_cookie(N, {_WRONG_COOKIE}), erlang:disconnect_node(N) end"
+            f" || N <- [{self._other_members()}]], ok."
+        )
+
+    def heal(self) -> None:
+        """Let the node reach the other members again, and be reached."""
+        self._evaluate(
+            "[begin erlang:set_cookie(N, erlang:get_cookie()), net_kernel:connect_node(N) end"
+            f" || N <- [{self._other_members()}]], ok."
+        )
+
+    def _other_members(self) -> str:
+        everybody = self._member.everybody if self._member else ()
+        return ", ".join(f"'{name}'" for name in everybody if name != self.name)
 
     def add_vhost(self, name: str) -> None:
         """Create a vhost that our user may do everything in."""
@@ -138,7 +175,7 @@ class PrivateRabbitMQ:
         fast = shutil.which("erl_call")
         programs = find_rabbitmq_programs()
         if fast is not None:
-            command, given = [fast, "-sname", _NODE_NAME, "-e"], expression + "\n"
+            command, given = [fast, "-sname", self.name, "-e"], expression + "\n"
         elif programs is not None:
             command, given = [str(programs / "rabbitmqctl"), "--quiet", "eval", expression], None
         else:
@@ -157,7 +194,7 @@ class PrivateRabbitMQ:
             raise LocalServiceError(f"RabbitMQ refused {expression}: {done.stdout} {done.stderr}".strip())
 
     def _password(self) -> str:
-        return secret(self.folder / "password", lambda: secrets.token_urlsafe(24))
+        return secret(self._shared / "password", lambda: secrets.token_urlsafe(24))
 
     def _write_configuration(self, ports: dict[str, int]) -> None:
         self._home.mkdir(parents=True, exist_ok=True)
@@ -176,6 +213,18 @@ class PrivateRabbitMQ:
             "management.tcp.port": str(ports["management"]),
             "management_agent.disable_metrics_collector": "true",
         }
+        if self._member is not None:
+            settings |= {
+                "cluster_formation.peer_discovery_backend": "classic_config",
+                **{
+                    f"cluster_formation.classic_config.nodes.{number}": name
+                    for number, name in enumerate(self._member.everybody, start=1)
+                },
+                # What docs/running.md asks of every cluster: the smaller side stops serving, so that
+                # exchanges and bindings can't come to differ; and not every queue's leader on one node.
+                "cluster_partition_handling": "pause_minority",
+                "queue_leader_locator": "balanced",
+            }
         text = "".join(f"{name} = {value}\n" for name, value in settings.items())
         write_whole(self.folder / "rabbitmq.conf", text, mode=0o600)
         write_whole(self.folder / "enabled_plugins", "[rabbitmq_management].\n")
@@ -188,8 +237,8 @@ class PrivateRabbitMQ:
             "LANG": "C.UTF-8",
             "HOME": str(self._home),
             "ERL_EPMD_ADDRESS": LOOPBACK,
-            "ERL_EPMD_PORT": str(ports["names"]),
-            "RABBITMQ_NODENAME": _NODE_NAME,
+            "ERL_EPMD_PORT": str(self._names.port),
+            "RABBITMQ_NODENAME": self.name,
             "RABBITMQ_DIST_PORT": str(ports["distribution"]),
             "RABBITMQ_CONF_ENV_FILE": str(self.folder / "no-rabbitmq-env.conf"),
             "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq.conf"),
@@ -205,6 +254,76 @@ class PrivateRabbitMQ:
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": loopback_only,
             "RABBITMQ_CTL_ERL_ARGS": loopback_only,
         }
+
+
+class RabbitMQCluster:
+    """Several nodes on this machine that are one broker; a quorum queue has a replica on three of them."""
+
+    def __init__(self, folder: Path, *, size: int = 3) -> None:
+        """Describe the cluster; nothing runs or is written before `start`."""
+        names = tuple(f"holdfast-{number}@localhost" for number in range(1, size + 1))
+        shared = folder / "shared"
+        self.nodes = tuple(
+            PrivateRabbitMQ(folder / f"node-{number}", member=Membership(name, names, shared))
+            for number, name in enumerate(names, start=1)
+        )
+        self._names = _NameService(shared.resolve())
+
+    def start(self) -> None:
+        """Start every node and return when all accept connections."""
+        first, *others = self.nodes
+        new = not first.folder.exists()
+        first.start()
+        if new:
+            # The others then find somebody to join, instead of each founding a cluster of its own.
+            first.wait_until_ready()
+        for node in others:
+            node.start()
+        for node in self.nodes:
+            node.wait_until_ready()
+
+    def kill(self) -> None:
+        """End every node at once, as a power cut would."""
+        for node in self.nodes:
+            node.kill()
+
+    def stop(self) -> None:
+        """Stop every node, its messages kept."""
+        for node in self.nodes:
+            node.stop()
+        self._names.stop()
+
+
+class _NameService:
+    """Erlang's name service (epmd), by which the nodes of one folder find each other."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._record = folder / "names.pid.json"
+        self._ports = folder / "names-port.json"
+
+    @property
+    def port(self) -> int:
+        return remembered_ports(self._ports).get("names", 0)
+
+    def start(self) -> None:
+        if find_running(self._record) is not None:
+            return
+        program = shutil.which("epmd")
+        if program is None:
+            raise LocalServiceError(_NOT_INSTALLED)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        port = choose_ports(self._ports, ["names"])["names"]
+        start_background(
+            [program, "-address", LOOPBACK, "-port", str(port)],
+            record=self._record,
+            log=self._folder / "names.log",
+            environment={"PATH": os.environ.get("PATH", os.defpath)},
+            folder=self._folder,
+        )
+
+    def stop(self) -> None:
+        stop_recorded(self._record, timeout_s=5)
 
 
 def _erlang_binary(text: str) -> str:

@@ -44,6 +44,7 @@ MAX_RECONNECT_SECONDS = 10.0
 BATCH_BYTES = 256 << 10
 # After this long a steady connection has earned a quick first reconnect again.
 STEADY_SECONDS = 10.0
+_NOT_FOUND = 404
 
 ChooseActor = Callable[[Delivery], str]
 
@@ -301,6 +302,7 @@ class QueueConsumer(Consumer):
         self._session: Session | None = None
         self._buffers: OrderedDict[str, deque[_Buffered]] = OrderedDict()
         self._failures = 0
+        self._queue_missing = False
         self._connect_at = 0.0
 
     @property
@@ -373,6 +375,7 @@ class QueueConsumer(Consumer):
             return None
         session = self._open_session()
         self._session = session
+        self._queue_missing = False
         if self._failures:
             log.info("consumer_connected", queue=self._queue_name)
         return session
@@ -382,7 +385,12 @@ class QueueConsumer(Consumer):
         if session is not None and time.monotonic() - session.opened_at > STEADY_SECONDS:
             self._failures = 0
         # A line when the state changes, not one an attempt.
-        if session is not None or self._failures == 0:
+        if isinstance(error, pika.exceptions.ChannelClosedByBroker) and error.reply_code == _NOT_FOUND:
+            # A broker that came back empty. We wait: what it should hold is for the topology to say.
+            if not self._queue_missing:
+                log.error("queue_missing", queue=self._queue_name, do="run `holdfast topology apply`")
+            self._queue_missing = True
+        elif session is not None or self._failures == 0:
             log.warning("consumer_connection_lost", queue=self._queue_name, error=repr(error))
         self._drop_session()
         ceiling = min(MAX_RECONNECT_SECONDS, FIRST_RECONNECT_SECONDS * 2 ** min(self._failures, 10))

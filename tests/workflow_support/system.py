@@ -45,7 +45,7 @@ class Process:
 
     def wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_SECONDS
-        while not self._ready.exists():
+        while not self.is_ready:
             assert self.is_running, f"{self.name} ended:\n{self.log}"
             assert time.monotonic() < deadline, f"{self.name} is not ready:\n{self.log}"
             time.sleep(0.02)
@@ -53,6 +53,10 @@ class Process:
     @property
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def is_ready(self) -> bool:
+        return self._ready.exists()
 
     @property
     def pid(self) -> int:

@@ -4,7 +4,6 @@ import os
 import pwd
 import re
 import secrets
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import pytest
 from pika.exceptions import AMQPConnectionError, ChannelClosedByBroker
 
 from infra.local.postgres import PrivatePostgres
-from infra.local.processes import find_running
 
 
 @pytest.fixture
@@ -76,10 +74,8 @@ def test_committed_rows_survive_a_killed_server(private_postgres: PrivatePostgre
             assert connection.execute("SELECT current_setting(%s)", [setting]).fetchone() == ("on",)
         connection.execute("CREATE TABLE kept AS SELECT 1 AS one")
 
-    server = find_running(private_postgres.folder / "server.pid.json")
-    assert server is not None
-    os.killpg(server.pid, signal.SIGKILL)
-    private_postgres.stop()
+    private_postgres.kill()
+    assert not private_postgres.is_running
     private_postgres.start()
     private_postgres.wait_until_ready()
     with psycopg.connect(private_postgres.url("holdfast")) as connection:

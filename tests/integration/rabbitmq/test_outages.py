@@ -22,6 +22,7 @@ from rabbitmq_support import (
     send,
     wait_until,
 )
+from structlog.testing import capture_logs
 
 from infra.rabbitmq import consumer as consumer_module
 from infra.rabbitmq import topology
@@ -207,6 +208,34 @@ def test_a_queue_deleted_under_a_running_consumer_is_noticed_and_consumed_again_
         topology.apply(url, 1)
         _command(url, b"after")
         wait_until(lambda: recorder.bodies == [b"after"])
+
+
+def test_a_broker_that_came_back_empty_is_named_once_with_its_remedy_and_worked_for_again(
+    fresh_url: str,
+) -> None:
+    """Declaring what is missing is for the topology: every version of a worker would do it its own way."""
+    topology.apply(fresh_url, 1)
+    recorder = Recorder()
+    with (
+        capture_logs() as lines,
+        Workplace(fresh_url).on("escrow.hold", recorder, actor_name="hold_funds") as place,
+    ):
+        wait_until(lambda: place.broker.ready)
+        with amqp(fresh_url) as channel:
+            for queue in topology.topology(1).queues:
+                channel.queue_delete(queue.name)
+        missing = {"event": "queue_missing", "queue": "escrow.hold", "do": "run `holdfast topology apply`"}
+        wait_until(lambda: {**missing, "log_level": "error"} in lines)
+        consumer = place.broker._consumers["escrow.hold"]
+        wait_until(lambda: consumer._failures >= 4)
+        assert not place.broker.ready
+        topology.apply(fresh_url, 1)
+        _command(fresh_url, b"after")
+        wait_until(lambda: recorder.bodies == [b"after"])
+        wait_until(lambda: place.broker.ready)
+    assert [line["event"] for line in lines].count("queue_missing") == 1, (
+        "a line a change, not one an attempt"
+    )
 
 
 def test_the_end_of_a_handlers_thread_acknowledges_nothing_and_fails_the_process(url: str) -> None:
