@@ -19,6 +19,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=15.0, help="messages a second, of both shops (15)")
     parser.add_argument("--kill-every", type=float, default=2.0, help="seconds between killed workers (2)")
     parser.add_argument("--settle", type=float, default=180.0, help="seconds until all must be at rest (180)")
+    parser.add_argument("--copies", type=int, default=2, help="processes of each worker (2)")
     parser.add_argument("--seed", type=int, help="draws load and faults of an earlier run again")
     parser.add_argument("--keep", action="store_true", help="keep logs and data")
     given = parser.parse_args()
@@ -28,6 +29,7 @@ def main() -> int:
         rate=given.rate,
         kill_worker_every_seconds=given.kill_every,
         settle_seconds=given.settle,
+        copies=dict.fromkeys(("payment", "escrow", "payout", "relay"), given.copies),
     )
     folder = Path(LOCAL, "chaos", f"run-{os.getpid()}")
     # Also as a background job, which ignores Ctrl-C by default: whatever was started is stopped again.

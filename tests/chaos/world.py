@@ -21,6 +21,8 @@ from infra.local.rabbitmq import RabbitMQCluster
 DATABASE = "holdfast"
 NODES = 3
 _START_TRIES = 5
+# Nine processes and four servers start at once; on a busy machine that takes its time.
+_START_SECONDS = 180
 _WATCH_SECONDS = 0.1
 # As soon as a supervisor would.
 _RESTART_SECONDS = 0.5
@@ -91,7 +93,7 @@ class World:
         self.system.processes["bank"] = Process(
             "bank", [sys.executable, "-m", "infra.local.bank"], bank, folder
         )
-        self.system.start()
+        self.system.start(patience=_START_SECONDS)
         self._guard = threading.Thread(target=self._keep_running, daemon=True)
         self._guard.start()
 

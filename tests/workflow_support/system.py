@@ -43,8 +43,8 @@ class Process:
                 self._command, env=self._environment, cwd=CHECKOUT, stdout=log, stderr=log
             )
 
-    def wait_until_ready(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
+    def wait_until_ready(self, *, patience: float = START_SECONDS) -> None:
+        deadline = time.monotonic() + patience
         while not self.is_ready:
             assert self.is_running, f"{self.name} ended:\n{self.log}"
             assert time.monotonic() < deadline, f"{self.name} is not ready:\n{self.log}"
@@ -123,7 +123,7 @@ class System:
         self._holdfast_keys: list[dict[str, str]] = []
         self._shops: list[Shop] = []
 
-    def start(self) -> None:
+    def start(self, *, patience: float = START_SECONDS) -> None:
         """Set up broker and database as for a first deployment, then start everything."""
         self.holdfast("migrate")
         self.holdfast("topology", "apply")
@@ -133,7 +133,7 @@ class System:
         for process in self.processes.values():
             process.start()
         for process in self.processes.values():
-            process.wait_until_ready()
+            process.wait_until_ready(patience=patience)
 
     def stop(self) -> dict[str, int]:
         """Stop every process; return their exit codes."""
