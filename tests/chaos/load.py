@@ -54,8 +54,8 @@ _WEIGHTS = {
     "invalid": 4,
 }
 
-# A line that breaks looks like any of these to py-amqp.
-_BROKEN = (OSError, amqp.exceptions.AMQPError, amqp.exceptions.RecoverableConnectionError, ValueError)
+# A line that breaks looks like any of these to py-amqp; a nack is the broker's own word for not now.
+_BROKEN = (OSError, ValueError, amqp.exceptions.AMQPError, amqp.exceptions.MessageNacked)
 
 
 @dataclass(slots=True)
