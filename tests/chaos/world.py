@@ -54,6 +54,7 @@ class World:
         self._copies = copies
         self._stopping = threading.Event()
         self._guard: threading.Thread | None = None
+        self._system: System | None = None
         self.kills: Counter[str] = Counter()
         self.ended: list[tuple[str, int]] = []
         self._held_back: set[str] = set()
@@ -69,7 +70,7 @@ class World:
         broker_url = self.cluster.nodes[0].url()
         folder = self._folder / "processes"
         folder.mkdir(parents=True)
-        self.system = System(
+        self._system = System(
             broker_url=self.clean_cable.url(broker_url),
             database_url=self.postgres.url(DATABASE),
             folder=folder,
@@ -96,6 +97,11 @@ class World:
         self.system.start(patience=_START_SECONDS)
         self._guard = threading.Thread(target=self._keep_running, daemon=True)
         self._guard.start()
+
+    @property
+    def system(self) -> System:
+        assert self._system is not None
+        return self._system
 
     @property
     def cables(self) -> tuple[Cable, ...]:
@@ -158,7 +164,8 @@ class World:
             self._stopping.set()
             if self._guard is not None:
                 self._guard.join()
-                leaving.callback(self.system.close)
+            if self._system is not None:
+                leaving.callback(self._system.close)
 
     def _keep_running(self) -> None:
         """Start again what has ended, and note what has ended without being killed."""
