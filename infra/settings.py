@@ -134,6 +134,12 @@ class Settings(BaseSettings):
     chain_head_seconds: PositiveFloat = 60.0
     chain_export_folder: DirectoryPath | None = None
 
+    # Bounds of what is kept of messages that are not authentic; beyond them they are only counted.
+    quarantine_max_records: PositiveInt = 100_000
+    quarantine_max_bytes: PositiveInt = 1024 * 1024 * 1024
+    quarantine_max_records_per_sender: PositiveInt = 10_000
+    quarantine_max_bytes_per_sender: PositiveInt = 128 * 1024 * 1024
+
     bank_timeout_seconds: PositiveFloat = 5.0
     bank_poll_seconds: PositiveFloat = 5.0
 

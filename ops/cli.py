@@ -45,6 +45,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("migrate")(database.migrate_database)
+app.add_typer(database.app, name="database")
 app.add_typer(topology.app, name="topology")
 app.add_typer(shops.app, name="shop")
 app.add_typer(sellers.app, name="seller")

@@ -4,6 +4,7 @@ import json
 from importlib.metadata import version
 from typing import Any, Final
 
+from infra.postgres.roles import roles_page
 from infra.rabbitmq.topology import EVENTS_EXCHANGE, INBOUND_EXCHANGE
 from schemas.asyncapi import asyncapi_document, signer
 from schemas.event_data import EventData
@@ -31,6 +32,7 @@ def contract_files() -> dict[str, str]:
     files |= {f"schemas/{type_}.sealed.json": _json(sealed_schema(type_)) for type_ in SEALED}
     files["asyncapi.json"] = _json(asyncapi())
     files[PAGE] = _page()
+    files["database-roles.md"] = roles_page()
     return files
 
 

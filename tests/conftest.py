@@ -18,6 +18,7 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
 from psycopg import sql
+from workflow_support import canaries
 
 from infra.local.processes import record_of
 from infra.local.rabbitmq import PrivateRabbitMQ
@@ -62,6 +63,8 @@ class Databases:
         return name
 
     def drop(self, name: str) -> None:
+        """Drop a database, after a look for secrets that must not be in it."""
+        canaries.must_be_nowhere(canaries.search_database(self.url(name)))
         self._execute("DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
 
     def _execute(self, statement: str, *names: str) -> None:
@@ -82,6 +85,15 @@ def _remove_abandoned_runs() -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_planted_secret_got_anywhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The last word of every run, also of one test: see workflow_support.canaries."""
+    yield
+    logs = tmp_path_factory.getbasetemp().rglob("*.log")
+    canaries.must_be_nowhere([*canaries.search_files(logs), *canaries.search_metrics()])
+    assert canaries.found == [], "secrets of the tests lie readable where they must not be"
+
+
 @pytest.fixture(scope="session")
 def test_servers() -> Iterator[TestServers]:
     """RabbitMQ and PostgreSQL: those of the environment, else private ones for this run."""
@@ -94,6 +106,11 @@ def test_servers() -> Iterator[TestServers]:
         leaving.callback(shutil.rmtree, folder, ignore_errors=True)
         start_services(services)
         leaving.callback(services.stop)
+        leaving.callback(
+            lambda: canaries.must_be_nowhere(
+                canaries.search_files([*folder.rglob("*.log"), *folder.rglob("log/*")])
+            )
+        )
         database_url = given_database or (services.postgres.url("postgres") if services.postgres else "")
         yield TestServers(services.rabbitmq, given_broker, database_url)
 

@@ -88,6 +88,22 @@ def _bounded(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDic
     return event
 
 
+def _escaped(value: str) -> str:
+    """Show what a terminal would act on, or take for the end of a line, as Python writes it."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in value)
+
+
+def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Leave nothing in a console's line that could end it, or colour or move what follows."""
+    for name, value in list(event.items()):
+        if name == "exception" and isinstance(value, str):
+            # Many lines by nature; indented, none of them can be taken for a line of its own.
+            event[name] = "\n".join(f"    {_escaped(line)}" for line in value.splitlines())
+        elif isinstance(value, str):
+            event[name] = _escaped(value)
+    return event
+
+
 def configure_logs(*, format_: str = "auto", process: str, sample_lines: int = 0) -> None:
     """
     Set up structlog, and the standard library's logging behind it, for this process.
@@ -113,8 +129,10 @@ def configure_logs(*, format_: str = "auto", process: str, sample_lines: int = 0
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _bounded,
     ]
+    if as_console:
+        shared += [structlog.processors.format_exc_info, _printable]
     renderer: Processor = (
-        structlog.dev.ConsoleRenderer(colors=True)
+        structlog.dev.ConsoleRenderer(colors=True, exception_formatter=structlog.dev.plain_traceback)
         if as_console
         else structlog.processors.JSONRenderer(ensure_ascii=True)
     )

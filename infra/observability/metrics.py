@@ -39,6 +39,11 @@ PASSWORD_CHECKS = Counter(
     ["result"],
 )
 PAYOUTS = Counter("holdfast_payouts_total", "Transfers that ended, by the bank's last word.", ["result"])
+QUARANTINE_OVERFLOW = Counter(
+    "holdfast_quarantine_overflow_total",
+    "Messages that were counted and let go because quarantine was full.",
+    ["bound"],
+)
 RECORDED_MESSAGES = Counter(
     "holdfast_recorded_messages_total",
     "Messages that were taken out of quarantine, dead-letter and orphan queues into the database.",

@@ -29,6 +29,13 @@ class RecordedMessage:
     content_type: str | None = None
     message_type: str | None = None
     headers: dict[str, Any] = field(default_factory=dict)
+    # Whom it claims to come from, as `shops/acme`; empty where nothing was claimed.
+    sender: str = ""
+
+    @property
+    def size(self) -> int:
+        """About what it takes to keep it, in bytes."""
+        return len(self.body) + len(json.dumps(self.headers))
 
     @property
     def fingerprint(self) -> bytes:
@@ -53,9 +60,11 @@ def record_messages(connection: Connection, messages: Sequence[RecordedMessage],
             text("""
                 INSERT INTO recorded_messages AS old
                     (record_id, kind, queue, exchange, routing_key, content_type, message_type, headers,
-                     body, fingerprint, reason, detail, times_seen, first_seen_at, last_seen_at)
+                     body, fingerprint, reason, detail, sender, times_seen, first_seen_at,
+                     last_seen_at)
                 VALUES (:record_id, :kind, :queue, :exchange, :routing_key, :content_type, :message_type,
-                        CAST(:headers AS jsonb), :body, :fingerprint, :reason, :detail, :times, :now, :now)
+                        CAST(:headers AS jsonb), :body, :fingerprint, :reason, :detail, :sender, :times,
+                        :now, :now)
                 ON CONFLICT (fingerprint) DO UPDATE
                 SET times_seen = old.times_seen + excluded.times_seen,
                     last_seen_at = excluded.last_seen_at,
@@ -76,6 +85,7 @@ def record_messages(connection: Connection, messages: Sequence[RecordedMessage],
                 "fingerprint": fingerprint,
                 "reason": message.reason,
                 "detail": message.detail.replace("\x00", "\ufffd"),
+                "sender": message.sender,
                 "times": times[fingerprint],
                 "now": now,
             },

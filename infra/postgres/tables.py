@@ -215,10 +215,25 @@ recorded_messages = Table(
     _moment("first_seen_at", default_now=True),
     _moment("last_seen_at", default_now=True),
     _moment("closed_at", nullable=True),
+    # Whom it claims to come from, if that is a sender we know: for the bounds of quarantine.
+    Column("sender", Text, nullable=False, server_default=""),
     CheckConstraint("kind IN ('quarantine', 'dead_letter', 'orphan')", name="kind"),
     CheckConstraint("state IN ('open', 'replayed', 'discarded')", name="state"),
     UniqueConstraint("fingerprint"),  # the same message seen again is counted, not stored again
     Index(None, "state", "reason"),  # `holdfast quarantine list`, in bulk by reason
+)
+
+# What came when quarantine was full: counted, not kept. Senders are known ones or '', so rows are few.
+quarantine_overflow = Table(
+    "quarantine_overflow",
+    metadata,
+    Column("sender", Text, primary_key=True),
+    Column("reason", Text, primary_key=True),
+    Column("messages", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    _moment("first_seen_at"),
+    _moment("last_seen_at"),
+    Column("last_fingerprint", LargeBinary, nullable=False),
 )
 
 operator_actions = Table(

@@ -1,4 +1,4 @@
-"""`holdfast migrate`: the schema, the length of a day, and our first keys."""
+"""`holdfast migrate`: the schema, the length of a day, our first keys, and the rights of each role."""
 
 from typing import Annotated
 
@@ -6,8 +6,9 @@ import typer
 
 from infra.postgres.key_store import ensure_own_keys
 from infra.postgres.migrate import current_revision, migrate, pending_contraction
+from infra.postgres.roles import RolesMissing, grant_roles, grant_statements, role_statements
 from ops.environment import Environment, Need
-from ops.failures import BadUsage, database_failures
+from ops.failures import BadUsage, CommandFailed, database_failures
 from ops.options import JsonOption
 from ops.output import print_json, say
 from ops.store.deployment import ensure_day_length
@@ -38,10 +39,58 @@ def migrate_database(
             )
         ensure_own_keys(connection, environment.vault)
         revision, waiting = current_revision(connection), pending_contraction(connection)
+    roles_problem = _grant_roles(environment)
     if json:
-        print_json({"revision": revision, "protection_day_seconds": stored, "contraction_waiting": waiting})
+        print_json(
+            {
+                "revision": revision,
+                "protection_day_seconds": stored,
+                "contraction_waiting": waiting,
+                "roles_granted": roles_problem is None,
+            }
+        )
         return
     say(f"the schema is at revision {revision}; a day has {stored} seconds")
+    if roles_problem is not None:
+        say(f"{roles_problem}; for one database role a worker, have `holdfast database roles --sql` run")
     if waiting is not None:
         say(f"revision {waiting} takes away what older releases use; when none runs any more:")
         say("holdfast migrate --contract")
+
+
+app = typer.Typer(help="Who may do what in the database.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Keep `roles` a command of a group, though it is the only one."""
+
+
+@app.command("roles")
+def grant_database_roles(
+    *,
+    sql: Annotated[
+        bool, typer.Option("--sql", help="Only print the SQL that makes the group roles, for who may run it.")
+    ] = False,
+) -> None:
+    """Make a group role for each kind of process and grant it what it needs; `migrate` does it too."""
+    if sql:
+        for statement in (*role_statements(), *grant_statements()):
+            say(f"{statement};")
+        return
+    problem = _grant_roles(Environment(Need.DATABASE))
+    if problem is not None:
+        raise CommandFailed(
+            f"{problem}: let somebody who may run what `holdfast database roles --sql` prints"
+        )
+    say("each group role has what docs/database-roles.md shows, and nothing else")
+
+
+def _grant_roles(environment: Environment) -> str | None:
+    """Grant; return why it can't be done, if so."""
+    with environment.changing() as connection:
+        try:
+            grant_roles(connection)
+        except RolesMissing as error:
+            return str(error)
+    return None

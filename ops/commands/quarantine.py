@@ -72,6 +72,30 @@ def list_records(
         say(f"the latest {limit} are shown; --limit shows more")
 
 
+@app.command("overflow")
+def show_overflow(*, json: JsonOption = False) -> None:
+    """Show what came when quarantine was full: counted by sender and reason, and let go."""
+    with Environment(Need.DATABASE).reading() as connection:
+        rows = store.find_overflow(connection)
+    if json:
+        print_json(rows)
+        return
+    print_table(
+        ("sender", "reason", "messages#", "bytes#", "first seen (UTC)", "last seen (UTC)"),
+        [
+            (
+                row["sender"] or "(unknown)",
+                row["reason"],
+                f"{row['messages']:,}",
+                f"{row['bytes']:,}",
+                f"{row['first_seen_at']:%Y-%m-%d %H:%M:%S}",
+                f"{row['last_seen_at']:%Y-%m-%d %H:%M:%S}",
+            )
+            for row in rows
+        ],
+    )
+
+
 @app.command("show")
 def show_record(
     record_id: Annotated[UUID, typer.Argument(metavar="ID", help="As `list` shows it.")],

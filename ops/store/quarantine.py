@@ -53,6 +53,19 @@ _SELECTED = """
 """
 
 
+def find_overflow(connection: Connection) -> list[dict[str, Any]]:
+    """Return what was counted and not kept, the latest first."""
+    return [
+        dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's documented name
+        for row in connection.execute(
+            text("""
+                SELECT sender, reason, messages, bytes, first_seen_at, last_seen_at
+                FROM quarantine_overflow ORDER BY last_seen_at DESC, sender, reason
+            """)
+        )
+    ]
+
+
 def find_records(
     connection: Connection, selection: Selection, *, state: str | None, limit: int
 ) -> list[dict[str, Any]]:

@@ -13,9 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pika
+import psycopg
 
 from infra.local.bank.keys import make_signing_key, read_signing_key
 from infra.local.ports import choose_ports
+from infra.postgres.roles import role_name
+from infra.rabbitmq.topology import ORPHANS_QUEUE, QUARANTINE_QUEUE, WORK_QUEUES
+from workflow_support.canaries import must_be_nowhere, plant, seen_in
 from workflow_support.outsider import Ed25519Key, HmacKey, Key, Shop, fresh
 
 WORKERS = ("payment", "escrow", "payout", "relay")
@@ -35,6 +40,10 @@ class Process:
         self._log = folder / f"{name}.log"
         self._environment = environment | {"HOLDFAST_READY_FILE": str(self._ready)}
         self._process: subprocess.Popen[bytes] | None = None
+
+    def use(self, **variables: str) -> None:
+        """Start with these variables from now on."""
+        self._environment |= variables
 
     def start(self) -> None:
         self._ready.unlink(missing_ok=True)
@@ -99,8 +108,8 @@ class System:
             "HOLDFAST_BROKER_URL": broker_url,
             "HOLDFAST_DATABASE_URL": database_url,
             "HOLDFAST_BANK_URL": self.bank_url,
-            "HOLDFAST_ENCRYPTION_KEY": base64.b64encode(secrets.token_bytes(32)).decode(),
-            "HOLDFAST_PASSWORD_PEPPERS": f"1:{base64.b64encode(secrets.token_bytes(32)).decode()}",
+            "HOLDFAST_ENCRYPTION_KEY": plant(base64.b64encode(secrets.token_bytes(32)).decode()),
+            "HOLDFAST_PASSWORD_PEPPERS": f"1:{plant(base64.b64encode(secrets.token_bytes(32)).decode())}",
             "HOLDFAST_PROTECTION_DAY_SECONDS": str(DAY_SECONDS),
             # Long enough to be seen, short enough to be waited for.
             "HOLDFAST_COOLING_OFF_SECONDS": str(COOLING_OFF_SECONDS),
@@ -120,14 +129,19 @@ class System:
         }
         self._terminal = Terminal(self.environment)
         self._folder = folder
+        self._owner_url = database_url
+        self._logins: list[str] = []
         self._holdfast_keys: list[dict[str, str]] = []
         self._shops: list[Shop] = []
+        self._shop_ids: list[str] = []
 
     def start(self, *, patience: float = START_SECONDS) -> None:
         """Set up broker and database as for a first deployment, then start everything."""
         self.holdfast("migrate")
+        self._log_in_as_little_as_each_may()
         self.holdfast("topology", "apply")
         public = make_signing_key(self._key_file)
+        plant(self._key_file.read_text(encoding="ascii").strip())
         self.holdfast("bank", "key", "add", "sim", "--ed25519", public)
         self._holdfast_keys = self.holdfast_json("keys", "public")["keys"]
         for process in self.processes.values():
@@ -140,11 +154,48 @@ class System:
         for shop in self._shops:
             shop.close()
         self._shops.clear()
-        return {name: process.stop() for name, process in self.processes.items() if process.is_running}
+        codes = {name: process.stop() for name, process in self.processes.items() if process.is_running}
+        self._no_secret_waits_in_a_queue()
+        return codes
+
+    def _no_secret_waits_in_a_queue(self) -> None:
+        """Look into all that the stopped workers have left, and into what shops have not fetched."""
+        connection = pika.BlockingConnection(pika.URLParameters(self.broker_url))
+        try:
+            events = [f"events.{shop_id}" for shop_id in self._shop_ids]
+            dead = [f"{queue}.XQ" for queue in WORK_QUEUES]
+            for queue in (*WORK_QUEUES, *dead, QUARANTINE_QUEUE, ORPHANS_QUEUE, *events):
+                channel = connection.channel()
+                while (got := channel.basic_get(queue))[0] is not None:
+                    text = f"{got[1].headers} {got[2].decode('utf-8', 'replace')}"
+                    must_be_nowhere(f"queue {queue}: {secret}" for secret in seen_in(text))
+                channel.close()  # whatever was got goes back
+        finally:
+            connection.close()
 
     def close(self) -> None:
         self.stop()
         self._terminal.close()
+        with psycopg.connect(self._owner_url, autocommit=True) as connection:
+            for login in self._logins:
+                connection.execute(f'DROP ROLE "{login}"'.encode())
+
+    def _log_in_as_little_as_each_may(self) -> None:
+        """From here on each worker, and the operator, has a login with the rights of its kind only."""
+        for name in (*WORKERS, "operator"):
+            login, password = fresh(f"hf-{name}"), plant(secrets.token_hex(16))
+            with psycopg.connect(self._owner_url, autocommit=True) as connection:
+                connection.execute(
+                    f"CREATE ROLE \"{login}\" LOGIN PASSWORD '{password}' IN ROLE {role_name(name)}".encode()
+                )
+            self._logins.append(login)
+            _, _, place = self._owner_url.rpartition("@")
+            url = f"postgresql://{login}:{password}@{place}"
+            if name in self.processes:
+                self.processes[name].use(HOLDFAST_DATABASE_URL=url)
+            else:
+                self._terminal.close()
+                self._terminal = Terminal(self.environment | {"HOLDFAST_DATABASE_URL": url})
 
     def a_shop(self, *terms: str, scheme: str = "v1a", days: int = 3) -> Shop:
         """Register a shop with one key for everything; return it as it is outside."""
@@ -157,11 +208,12 @@ class System:
         else:
             key = shared = HmacKey()
             secret_file = self._folder / f"{shop_id}.secret"
-            secret_file.write_text(shared.secret)
+            secret_file.write_text(plant(shared.secret))
             how = ["--hmac-file", str(secret_file)]
         self.holdfast("shop", "key", "add", shop_id, "--scope", "orders", "--scope", "sellers", *how)
         shop = Shop(self.broker_url, shop_id, key, self._holdfast_keys)
         self._shops.append(shop)
+        self._shop_ids.append(shop_id)
         return shop
 
     def buyers_pay(self, *orders: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from infra.crash_points import reach
 from infra.postgres.ledger_store import seal_postings
 from infra.postgres.outbox import delete_published, lease_unpublished
+from infra.postgres.quarantine_bounds import delete_discarded
 from infra.postgres.trace_contexts import forget_traces
 from infra.rabbitmq.queue_depth import QueueDepth
 from workers.process import WorkerProcess
@@ -29,6 +30,8 @@ _TIDY_SECONDS = 60.0
 _TIDY_ROWS = 10_000
 # Longer than a protection period, a dispute and the weeks in which a bank may return a payout.
 _TRACE_DAYS = 90
+# Long enough to find out that something was discarded by mistake.
+_DISCARDED_DAYS = 30
 _REPORT_SECONDS = 60.0
 
 
@@ -69,7 +72,8 @@ def build_loops(process: WorkerProcess, stopping: threading.Event) -> Sequence[t
                 connection, retention_seconds=settings.outbox_retention_seconds, limit=_TIDY_ROWS
             )
             forgotten = forget_traces(connection, older_than_days=_TRACE_DAYS, limit=_TIDY_ROWS)
-        return _TIDY_ROWS in {deleted, forgotten}
+            discarded = delete_discarded(connection, older_than_days=_DISCARDED_DAYS, limit=_TIDY_ROWS)
+        return _TIDY_ROWS in {deleted, forgotten, discarded}
 
     plan: list[tuple[str, Callable[[], bool], float]] = [
         ("publish", publish, _IDLE_SECONDS),

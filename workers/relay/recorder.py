@@ -1,12 +1,17 @@
 """Take quarantine, dead letters and orphans into the database; acknowledged only once they are there."""
 
 import base64
+import re
+import sys
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import structlog
 
-from infra.observability.metrics import RECORDED_MESSAGES
+from infra.observability.metrics import QUARANTINE_OVERFLOW, RECORDED_MESSAGES
+from infra.postgres.quarantine_bounds import Bounds, count_overflow, known_senders, sort_by_room
 from infra.postgres.recorded_messages import Kind, RecordedMessage, record_messages
 from infra.postgres.step import Steps
 from infra.rabbitmq.messages import Delivery
@@ -15,13 +20,29 @@ from schemas.reasons import QuarantineReason
 
 log = structlog.get_logger(__name__)
 
+NO_BOUNDS = Bounds(sys.maxsize, sys.maxsize, sys.maxsize, sys.maxsize)
+_SOURCE = re.compile(rb'"source"\s*:\s*"/((?:shops|banks)/[a-z0-9-]{1,64})"')
 
-def record(steps: Steps, deliveries: Sequence[Delivery]) -> None:
-    """Keep messages that could not be processed, with all that is needed to look at and replay them."""
+
+def record(steps: Steps, deliveries: Sequence[Delivery], bounds: Bounds = NO_BOUNDS) -> None:
+    """
+    Keep messages that could not be processed, with all that is needed to look at and replay them.
+
+    Of those that are not authentic, what is beyond the bounds is counted instead.
+    """
     messages = [_message(delivery) for delivery in deliveries]
     with steps.begin("record_messages") as step:
-        record_messages(step.connection, messages, now=step.now)
-    for message in messages:
+        known = known_senders(step.connection, [message.sender for message in messages])
+        messages = [
+            message if message.sender in known else replace(message, sender="") for message in messages
+        ]
+        by_room = sort_by_room(step.connection, messages, bounds)
+        record_messages(step.connection, by_room.kept, now=step.now)
+        count_overflow(step.connection, [message for message, _ in by_room.counted], now=step.now)
+    for (sender, bound), count in Counter((one.sender, bound) for one, bound in by_room.counted).items():
+        QUARANTINE_OVERFLOW.labels(bound=bound).inc(count)
+        log.error("quarantine_full", bound=bound, sender=sender, counted=count)
+    for message in by_room.kept:
         RECORDED_MESSAGES.labels(kind=message.kind).inc()
         log.warning("message_recorded", kind=message.kind, queue=message.queue, reason=message.reason)
 
@@ -47,7 +68,14 @@ def _message(delivery: Delivery) -> RecordedMessage:
         content_type=delivery.content_type,
         message_type=delivery.type,
         headers=headers,
+        sender=_claimed_sender(delivery.body),
     )
+
+
+def _claimed_sender(body: bytes) -> str:
+    """Return whom a message says it is from. Proves nothing: it only decides whose room it takes."""
+    claimed = _SOURCE.search(body)
+    return claimed[1].decode("ascii") if claimed else ""
 
 
 def _kind(queue_name: str) -> Kind:

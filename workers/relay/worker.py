@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 
+from infra.postgres.quarantine_bounds import Bounds
 from infra.rabbitmq.messages import Delivery, dead_letter_queue
 from infra.rabbitmq.topology import ORPHANS_QUEUE, QUARANTINE_QUEUE, WORK_QUEUES
 from workers.process import WorkerProcess, run_worker
@@ -11,8 +12,16 @@ from workers.relay.recorder import record
 
 
 def _declare(process: WorkerProcess) -> None:
+    settings = process.settings
+    bounds = Bounds(
+        settings.quarantine_max_records,
+        settings.quarantine_max_bytes,
+        settings.quarantine_max_records_per_sender,
+        settings.quarantine_max_bytes_per_sender,
+    )
+
     def record_all(deliveries: Sequence[Delivery]) -> None:
-        record(process.steps, deliveries)
+        record(process.steps, deliveries, bounds)
 
     for queue in (QUARANTINE_QUEUE, ORPHANS_QUEUE, *map(dead_letter_queue, WORK_QUEUES)):
         process.broker.declare_batch_actor(

@@ -16,6 +16,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "commands.md"
 TELLS_ONLY = {
     "bank key revoke",
     "contract write",
+    "database roles",
     "migrate",
     "payouts pause",
     "recover reseal",
