@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 bin := .local/venv/bin
 set_up := ./infra/local/setup.sh
 
-.PHONY: help demo test chaos check up down status clean bench drill lock static docs contract
+.PHONY: help demo test chaos check up down status clean bench drill lock static docs contract dependencies
 
 help: ## this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,7 @@ demo: ## set everything up, run the whole path with real messages, show and audi
 test: ## set everything up, then run every check and test on real services
 	@$(set_up) dev
 	@$(MAKE) --no-print-directory static
+	@$(bin)/python -m infra.local.dependencies
 	$(bin)/pytest
 
 check: ## what can be checked without services: lint, types, import rules, unit tests (< 1 minute)
@@ -34,6 +35,11 @@ chaos: ## break everything under load for 4 minutes and account for each event (
 	@$(set_up) dev
 	@PYTHONPATH=tests $(bin)/python -m chaos $(CHAOS)
 
+dependencies: ## known weaknesses of what is pinned (asks the package index), and its bill of materials in .local/sbom.json
+	@$(set_up) checks
+	@$(bin)/python -m infra.local.dependencies
+
+# Ruff's rules S are the security lint: see pyproject.toml.
 static:
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
