@@ -14,7 +14,7 @@ set_up := ./infra/local/setup.sh
 .PHONY: help demo test chaos check up down status clean bench drill lock static docs contract dependencies
 
 help: ## this list
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## set everything up, run the whole path with real messages, show and audit it (< 2 minutes)
 	@$(set_up) runtime
