@@ -148,9 +148,12 @@ class Settings(BaseSettings):
     log_format: str = Field(default="auto", pattern="^(auto|json|console)$")
     # At most so many lines of one event name in ten seconds, errors apart; 0 leaves none out.
     log_sample_lines: NonNegativeInt = 100
-    # `/livez`, `/readyz` and `/metrics`; port 0 serves none.
+    # `/livez`, `/readyz` and `/metrics`; port 0 serves none, but the exporter, which does nothing else, then
+    # takes any free port and logs it.
     metrics_address: str = "127.0.0.1"
     metrics_port: NonNegativeInt = 0
+    # How often the exporter reads the books.
+    exporter_seconds: PositiveFloat = 15.0
 
     @model_validator(mode="after")
     def _production_keeps_whole_days(self) -> Self:

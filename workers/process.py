@@ -176,7 +176,7 @@ def _serve_health(process: WorkerProcess) -> None:
     settings, broker = process.settings, process.broker
 
     def live() -> str | None:
-        return broker.fatal_error
+        return broker.fatal_error or broker.stalled
 
     def ready() -> str | None:
         if not broker.ready:
@@ -285,13 +285,18 @@ def _announce_ready(process: WorkerProcess) -> threading.Thread:
     """Touch HOLDFAST_READY_FILE, if given, once every queue is being consumed."""
 
     def announce() -> None:
-        path = os.environ.get("HOLDFAST_READY_FILE")
         stopping = process.broker.stopping
         while not stopping.is_set() and not process.broker.ready:
             stopping.wait(_READY_POLL_SECONDS)
         if not stopping.is_set():
             log.info("worker_ready", queues=sorted(process.broker.queues))
-            if path:
-                Path(path).touch()
+            announce_ready_file()
 
     return threading.Thread(target=announce, name="ready", daemon=True)
+
+
+def announce_ready_file() -> None:
+    """Touch HOLDFAST_READY_FILE, if given: whoever started this process waits for it."""
+    path = os.environ.get("HOLDFAST_READY_FILE")
+    if path:
+        Path(path).touch()

@@ -8,6 +8,7 @@ from infra.local.errors import LocalServiceError
 from infra.local.installation import (
     Installation,
     installations,
+    metrics_ports,
     process_states,
     stop_abandoned_runs,
 )
@@ -32,8 +33,11 @@ def _down(*, everything: bool) -> None:
 
 
 def _status() -> None:
-    for name, (state, crashes) in process_states(Installation().folders).items():
-        _say(f"{name:12} {state}{f', {crashes} crashes in a row' if crashes else ''}")
+    folders = Installation().folders
+    ports = metrics_ports(folders)
+    for name, (state, crashes) in process_states(folders).items():
+        at = f"  http://127.0.0.1:{ports[name]}/metrics" if name in ports else ""
+        _say(f"{name:12} {state}{f', {crashes} crashes in a row' if crashes else ''}{at}")
 
 
 def _say(line: str) -> None:

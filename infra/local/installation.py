@@ -342,6 +342,17 @@ def process_states(folders: Folders) -> dict[str, tuple[ProcessState, int]]:
     return states
 
 
+def metrics_ports(folders: Folders) -> dict[str, int]:
+    """Return the port at which each supervised process serves health and metrics."""
+    processes = read_json_object(folders.state).get("processes")
+    ports = {}
+    for name, facts in processes.items() if isinstance(processes, dict) else ():
+        match facts:
+            case {"metrics_port": int(port)}:
+                ports[name] = port
+    return ports
+
+
 def installations() -> list[Installation]:
     """Return every installation that may have something running: of `make up` and of a demo cut short."""
     return [Installation(folder) for folder in (LOCAL, *sorted(LOCAL.glob("demo*"))) if folder.is_dir()]

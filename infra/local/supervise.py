@@ -19,9 +19,11 @@ from enum import StrEnum
 from pathlib import Path
 
 from infra.local.files import read_json_object, write_whole
+from infra.local.ports import choose_ports
 from infra.local.processes import kill_group, record_of, save_record, stop_recorded
 
 READY_FILE_VARIABLE = "HOLDFAST_READY_FILE"
+METRICS_PORT_VARIABLE = "HOLDFAST_METRICS_PORT"
 
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 30.0
@@ -78,6 +80,7 @@ class _Instance:
     crashes_in_a_row: int = 0
     restarts: int = 0
     last_exit: int | None = None
+    metrics_port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,9 @@ class Folders:
 
     def instance_ready(self, name: str) -> Path:
         return self.run / f"{name}.ready"
+
+    def instance_port(self, name: str) -> Path:
+        return self.run / f"{name}.ports.json"
 
     def instance_log(self, name: str) -> Path:
         return self.log / f"{name}.log"
@@ -198,6 +204,14 @@ class Supervisor:
             instance.state = ProcessState.READY
             _say("process_ready", name=instance.name, seconds=round(now - instance.started_at, 2))
 
+    def _environment(self, instance: _Instance, ready: Path) -> dict[str, str]:
+        # A port of its own for health and metrics, unless the caller chose one for all (0 for none).
+        port = os.environ.get(METRICS_PORT_VARIABLE)
+        if port is None:
+            chosen = choose_ports(self.folders.instance_port(instance.name), ["metrics"])["metrics"]
+            port, instance.metrics_port = str(chosen), chosen
+        return {**os.environ, READY_FILE_VARIABLE: str(ready), METRICS_PORT_VARIABLE: port}
+
     def _start(self, instance: _Instance, now: float) -> None:
         ready = self.folders.instance_ready(instance.name)
         ready.unlink(missing_ok=True)
@@ -208,7 +222,7 @@ class Supervisor:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self.checkout,
-                env={**os.environ, READY_FILE_VARIABLE: str(ready)},
+                env=self._environment(instance, ready),
                 start_new_session=True,
             )
         record = record_of(instance.process.pid)
@@ -242,6 +256,7 @@ class Supervisor:
 
     def _forget(self, instance: _Instance) -> None:
         del self._instances[instance.name]
+        self.folders.instance_port(instance.name).unlink(missing_ok=True)
         # Wanted again while it was stopping: the plan may have changed twice.
         if not self._stopping and instance.name in self.plan.instances():
             self._follow_plan()
@@ -266,6 +281,7 @@ class Supervisor:
                 "restarts": instance.restarts,
                 "crashes_in_a_row": instance.crashes_in_a_row,
                 "last_exit": instance.last_exit,
+                "metrics_port": instance.metrics_port,
             }
             for instance in self._instances.values()
         }

@@ -2,6 +2,38 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
+BATCH_SECONDS = Histogram(
+    "holdfast_batch_seconds",
+    "Time that a batch took, with its retries one by one, by actor.",
+    ["actor"],
+    buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300),
+)
+BATCH_MESSAGES = Histogram(
+    "holdfast_batch_messages",
+    "Messages in a batch, by actor.",
+    ["actor"],
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
+)
+MESSAGES = Counter(
+    "holdfast_messages_total",
+    "Messages that came to an end in this process: done, retried or dead_letter.",
+    ["queue", "becomes"],
+)
+QUARANTINED = Counter(
+    "holdfast_quarantined_total",
+    "Inbound messages put into quarantine, by the reason.",
+    ["reason"],
+)
+WORKER_THREADS = Gauge("holdfast_worker_threads", "Worker threads of this process that are alive.")
+CONSUMER_CONNECTED = Gauge(
+    "holdfast_consumer_connected",
+    "1 while the queue is being consumed by this process, else 0.",
+    ["queue"],
+)
+DATABASE_AVAILABLE = Gauge(
+    "holdfast_database_available",
+    "1 while this process takes messages, 0 while it waits for its database or the broker.",
+)
 RELEASE_LAG_SECONDS = Histogram(
     "holdfast_release_lag_seconds",
     "Time from a hold's release_at to the commit of its release.",

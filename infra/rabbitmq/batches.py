@@ -16,6 +16,7 @@ from pathlib import Path
 import structlog
 
 from infra.crash_points import reach
+from infra.observability.metrics import MESSAGES
 from infra.rabbitmq.availability import Availability
 from infra.rabbitmq.consumer import Batch
 from infra.rabbitmq.messages import (
@@ -130,6 +131,7 @@ class BatchRunner:
                 reach("batch: before acknowledge")
                 batch.settle(positions)
                 reach("batch: acknowledged")
+                MESSAGES.labels(batch.deliveries[0].queue_name, "done").inc(len(positions))
                 return None
         raise _GivenUp
 
@@ -183,6 +185,8 @@ class BatchRunner:
     def _way_out(self, delivery: Delivery, failed: _Failed) -> Outgoing:
         error, failure = failed.error, failed.failure
         again = failure is Failure.RETRY and delivery.attempt + 1 < self._max_attempts
+        becomes = "retried" if again else "dead_letter"
+        MESSAGES.labels(delivery.queue_name, becomes).inc()
         # A dead letter waits for a person.
         say = log.warning if again else log.error
         say(
@@ -191,7 +195,7 @@ class BatchRunner:
             type=delivery.type,
             message_id=delivery.message_id,
             attempt=delivery.attempt + 1,
-            becomes="retried" if again else "dead_letter",
+            becomes=becomes,
             failure=failure.value,
             error=type(error).__name__,
             where=_where(error),

@@ -9,12 +9,19 @@ exception.
 
 import json
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
 from dramatiq import Actor, Broker, Message, Middleware
 
+from infra.observability.metrics import (
+    BATCH_MESSAGES,
+    BATCH_SECONDS,
+    CONSUMER_CONNECTED,
+    DATABASE_AVAILABLE,
+)
 from infra.rabbitmq.availability import Availability
 from infra.rabbitmq.batches import BatchHandler, BatchRunner, UnknownCommand
 from infra.rabbitmq.consumer import Batch, QueueConsumer
@@ -24,6 +31,11 @@ from infra.rabbitmq.publisher import Publisher
 __all__ = ["BatchHandler", "CommandNotPublished", "Failure", "HoldfastBroker", "NotACommand"]
 
 log = structlog.get_logger(__name__)
+
+# A consumer's thread comes by every second, and whatever it waits for has a time-out far below this.
+SILENT_CONSUMER_SECONDS = 120.0
+# A batch's statements and calls of the bank have time-outs of seconds; hundreds of them may come together.
+STUCK_BATCH_SECONDS = 900.0
 
 
 class NotACommand(TypeError):
@@ -76,6 +88,7 @@ class HoldfastBroker(Broker):
         self.queues: set[str] = set()
         self.stopping = threading.Event()
         self.availability = Availability()
+        DATABASE_AVAILABLE.set_function(lambda: float(self.availability.open))
         self.fatal_error: str | None = None
         self._broker_url = broker_url
         self._publisher = publisher
@@ -126,7 +139,10 @@ class HoldfastBroker(Broker):
         return self._declare(queue_name, actor_name, handle)
 
     def _declare(self, queue_name: str, actor_name: str, handle: BatchHandler) -> Actor[..., Any]:
+        seconds, messages = BATCH_SECONDS.labels(actor_name), BATCH_MESSAGES.labels(actor_name)
+
         def run(batch: Batch) -> None:
+            began = time.perf_counter()
             try:
                 self._runner.run(handle, batch)
             except BaseException as error:
@@ -135,6 +151,8 @@ class HoldfastBroker(Broker):
                 # not go on as if nothing were the matter.
                 self.fail(f"{actor_name}: {error!r}")
                 raise
+            seconds.observe(time.perf_counter() - began)
+            messages.observe(len(batch.deliveries))
 
         return Actor(run, broker=self, actor_name=actor_name, queue_name=queue_name, priority=0, options={})
 
@@ -174,6 +192,7 @@ class HoldfastBroker(Broker):
             idle_seconds=timeout / 1000,
         )
         self._consumers[queue_name] = consumer
+        CONSUMER_CONNECTED.labels(queue_name).set_function(lambda: float(consumer.connected))
         return consumer
 
     def enqueue(self, message: Message[Any], *, delay: int | None = None) -> Message[Any]:
@@ -225,6 +244,18 @@ class HoldfastBroker(Broker):
                 for queue_name in self.queues
             )
         )
+
+    @property
+    def stalled(self) -> str | None:
+        """What makes no progress although nothing is away, in a sentence; None where all is well."""
+        if self.stopping.is_set() or not self.availability.open:
+            return None
+        for queue_name, consumer in self._consumers.items():
+            if consumer.silent_seconds > SILENT_CONSUMER_SECONDS:
+                return f"the consumer of {queue_name} has said nothing for {consumer.silent_seconds:.0f} s"
+            if consumer.stuck_seconds > STUCK_BATCH_SECONDS:
+                return f"no batch of {queue_name} has ended for {consumer.stuck_seconds:.0f} s"
+        return None
 
     def stop(self) -> None:
         """Take nothing new and stop waiting; from any thread, also from a signal handler."""

@@ -304,6 +304,17 @@ class QueueConsumer(Consumer):
         self._failures = 0
         self._queue_missing = False
         self._connect_at = 0.0
+        self._asked_at = self._progress_at = time.monotonic()
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long ago the consumer's thread last came by."""
+        return time.monotonic() - self._asked_at
+
+    @property
+    def stuck_seconds(self) -> float:
+        """For how long batches have been in the workers' hands without one of them ending."""
+        return time.monotonic() - self._progress_at if self._unfinished_batches else 0.0
 
     @property
     def connected(self) -> bool:
@@ -315,7 +326,8 @@ class QueueConsumer(Consumer):
 
     def __next__(self) -> BatchMessage | None:
         """The next batch, or None when there was nothing to hand out for a while. No outage raises."""
-        deadline = time.monotonic() + self._idle_seconds
+        self._asked_at = time.monotonic()
+        deadline = self._asked_at + self._idle_seconds
         try:
             session = self._session or self._connect(deadline)
             if session is None:
@@ -357,6 +369,7 @@ class QueueConsumer(Consumer):
         """One batch less in the workers' hands."""
         with self._lock:
             self._unfinished_batches -= 1
+            self._progress_at = time.monotonic()
         session = self._session
         if session is not None:
             session.wake()
@@ -416,6 +429,8 @@ class QueueConsumer(Consumer):
         with self._lock:
             if self._unfinished_batches >= self._batches_ahead:
                 return None
+            if not self._unfinished_batches:
+                self._progress_at = time.monotonic()
             self._unfinished_batches += 1
         actor_name, waiting = self._buffers.popitem(last=False)
         taken = [waiting.popleft()]

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 import structlog
 
 from infra.crash_points import reach
+from infra.observability.metrics import QUARANTINED
 from infra.postgres.key_store import KeyStore, SenderRecord
 from infra.rabbitmq.messages import (
     FIRST_ROUTING_KEY_HEADER,
@@ -193,6 +194,7 @@ class Ingress:
             )
         reach("quarantine: confirmed")
         for delivery, refusal in refused:
+            QUARANTINED.labels(refusal.reason.value).inc()
             log.warning(
                 "message_quarantined",
                 queue=delivery.queue_name,

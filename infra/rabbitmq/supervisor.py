@@ -8,6 +8,7 @@ from types import FrameType
 import structlog
 from dramatiq import Worker
 
+from infra.observability.metrics import WORKER_THREADS
 from infra.rabbitmq.broker import HoldfastBroker
 
 log = structlog.get_logger(__name__)
@@ -41,6 +42,7 @@ def run(broker: HoldfastBroker, *, threads: int, drain_seconds: float) -> int:
         worker = Worker(broker, worker_threads=threads, worker_timeout=WORKER_IDLE_MS)
         if not asked_to_stop.is_set():
             worker.start()
+            WORKER_THREADS.set_function(lambda: sum(thread.is_alive() for thread in worker.workers))
             log.info("worker_started", queues=sorted(broker.queues), threads=threads)
         trouble = _watch(broker, worker, asked_to_stop)
         broker.stop()

@@ -48,7 +48,7 @@ def running(
 def test_all_processes_are_ready_when_up_returns(running: Running) -> None:
     states = process_states(running.installation.folders)
     assert {name for name, (state, _) in states.items() if state == "ready"} == {
-        *("payment.1", "payment.2", "escrow.1", "payout.1", "relay.1", "bank.1")
+        *("payment.1", "payment.2", "escrow.1", "payout.1", "relay.1", "exporter.1", "bank.1")
     }
 
 

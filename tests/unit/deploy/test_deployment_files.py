@@ -133,9 +133,10 @@ def test_pools_differ_in_nothing_but_what_is_theirs() -> None:
 
     def alike(text: str, pool: str) -> list[str]:
         # What the payout worker alone gets, and the sentence that says what a pool does.
-        own = ("PEPPERS", "peppers", "BANK_URL", "holdfast-bank", "Description=")
+        own = ("PEPPERS", "peppers", "BANK_URL", "holdfast-bank", "Description=", "eplicas:", "# One")
         lines = text.replace(pool, "POOL").splitlines()
-        return [line for line in lines if not any(word in line for word in own)]
+        said_of_numbers = ("# No replicas", "# Any number")
+        return [line for line in lines if not any(word in line for word in (*own, *said_of_numbers))]
 
     for path in ("kubernetes/workers/{}.yaml", "systemd/holdfast-{}@.service"):
         texts = [alike((DEPLOY / path.format(pool)).read_text(), pool) for pool in POOLS]
@@ -229,7 +230,9 @@ def test_probes_ask_what_the_process_answers(pool: str) -> None:
 def test_every_pool_may_lose_one_process_at_a_time_and_scales_by_its_own_queues() -> None:
     budgets = {m.name: m.document["spec"] for m in of_kind("PodDisruptionBudget")}
     scaled = {m.name: m.document["spec"] for m in of_kind("ScaledObject")}
-    assert budgets.keys() == scaled.keys() == {f"holdfast-{pool}" for pool in POOLS}
+    # The exporter is one process; everybody else scales.
+    assert scaled.keys() == {f"holdfast-{pool}" for pool in POOLS if pool != "exporter"}
+    assert budgets.keys() == scaled.keys() | {"holdfast-exporter"}
     queues: dict[str, set[str]] = {}
     for name, spec in scaled.items():
         jsonschema.validate(spec, _SCALED_OBJECT)
@@ -238,7 +241,8 @@ def test_every_pool_may_lose_one_process_at_a_time_and_scales_by_its_own_queues(
         assert budgets[name]["selector"]["matchLabels"]["app.kubernetes.io/component"] == name.split("-")[1]
         queues[name] = {t["metadata"]["queueName"] for t in spec["triggers"] if t["type"] == "rabbitmq"}
     expected = {
-        f"holdfast-{pool}": {queue for queue in WORK_QUEUES if queue.startswith(f"{pool}.")} for pool in POOLS
+        name: {queue for queue in WORK_QUEUES if queue.startswith(f"{name.removeprefix('holdfast-')}.")}
+        for name in scaled
     }
     assert queues == expected | {"holdfast-relay": {QUARANTINE_QUEUE}}
     known = {m.name for m in of_kind("TriggerAuthentication")}

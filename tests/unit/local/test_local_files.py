@@ -114,7 +114,8 @@ def test_process_that_has_ended_but_was_not_reaped_does_not_run() -> None:
 def test_repositorys_procfile_names_every_worker() -> None:
     commands = read_procfile(CHECKOUT / "Procfile")
     assert commands == {
-        name: ("python", "-m", f"workers.{name}.worker") for name in ("payment", "escrow", "payout", "relay")
+        name: ("python", "-m", f"workers.{name}.worker")
+        for name in ("payment", "escrow", "payout", "relay", "exporter")
     }
 
 
