@@ -146,6 +146,12 @@ GRANTS: Final[Mapping[str, Mapping[str, str]]] = {
 }
 
 
+# Columns that may be read of a table that is otherwise closed: how many messages wait, and nothing of them.
+COLUMNS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+    "viewer": {"recorded_messages": ("kind", "state")}
+}
+
+
 class RolesMissing(Exception):
     """The group roles do not exist, and who migrates may not create them."""
 
@@ -177,6 +183,10 @@ def grant_statements() -> list[str]:
             by_rights.setdefault(", ".join(_LETTERS[letter] for letter in letters), []).append(table)
         statements += [
             f"GRANT {rights} ON {', '.join(sorted(names))} TO {role}" for rights, names in by_rights.items()
+        ]
+        statements += [
+            f"GRANT SELECT ({', '.join(columns)}) ON {table} TO {role}"
+            for table, columns in COLUMNS.get(process, {}).items()
         ]
     return statements
 
@@ -225,4 +235,14 @@ def roles_page() -> str:
     for table in tables:
         cells = (granted.get(table, "-") for granted in GRANTS.values())
         lines.append(f"| `{table}` | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "Of a table that is otherwise closed to it, a role may read these columns:",
+        "",
+        *(
+            f"- `{role_name(process)}`: `{table}` ({', '.join(f'`{column}`' for column in columns)})"
+            for process, tables_of in COLUMNS.items()
+            for table, columns in tables_of.items()
+        ),
+    ]
     return "\n".join(lines) + "\n"

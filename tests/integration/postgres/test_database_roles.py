@@ -10,8 +10,9 @@ import pytest
 from psycopg import errors, sql
 from sqlalchemy import create_engine
 
-from infra.postgres.roles import GRANTS, RolesMissing, grant_roles, role_name
+from infra.postgres.roles import COLUMNS, GRANTS, RolesMissing, grant_roles, role_name
 from infra.postgres.tables import metadata
+from workers.exporter.books import GAUGES, Gauge
 
 PAGE = Path(__file__).parents[3] / "docs" / "database-roles.md"
 _LETTER = {"SELECT": "r", "INSERT": "i", "UPDATE": "u", "DELETE": "d"}
@@ -82,6 +83,27 @@ def test_the_database_grants_what_the_committed_table_shows(granted_url: str) ->
             " WHERE grantee LIKE 'holdfast\\_%' AND table_schema = 'public'"
         ).fetchall()
     assert {(role, table, _LETTER.get(right, right)) for role, table, right in found} == shown
+
+
+def test_columns_alone_are_granted_as_the_page_says(granted_url: str) -> None:
+    with psycopg.connect(granted_url) as connection:
+        found = connection.execute(
+            "SELECT grantee, table_name, column_name FROM information_schema.column_privileges AS c"
+            " WHERE grantee LIKE 'holdfast\\_%' AND table_schema = 'public' AND NOT EXISTS ("
+            "  SELECT FROM information_schema.role_table_grants AS t"
+            "  WHERE (t.grantee, t.table_name) = (c.grantee, c.table_name))"
+        ).fetchall()
+    assert set(found) == {
+        (role_name(process), table, column)
+        for process, tables in COLUMNS.items()
+        for table, columns in tables.items()
+        for column in columns
+    }
+
+
+@pytest.mark.parametrize("gauge", GAUGES, ids=lambda gauge: gauge.name)
+def test_the_exporter_may_read_all_that_it_shows(as_role: Callable[[str, str], None], gauge: Gauge) -> None:
+    as_role("viewer", gauge.query.replace(":most", "1"))
 
 
 @pytest.mark.parametrize("table", ["postings", "chain_links", "chain_heads"])
