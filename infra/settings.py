@@ -3,6 +3,7 @@
 import base64
 import binascii
 import os
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, Self
 
@@ -22,11 +23,11 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from infra import production
 from infra.security.peppers import BadPeppers, Peppers, parse_peppers
 
 DAY_SECONDS = 86_400
 ENCRYPTION_KEY_BYTES = 32
-_LOOPBACK = frozenset({"127.0.0.1", "::1", "[::1]", "localhost"})
 
 
 class Environment(StrEnum):
@@ -99,7 +100,9 @@ class Settings(BaseSettings):
     protection_day_seconds: PositiveInt = DAY_SECONDS
     signature_max_age_seconds: PositiveInt = 30 * DAY_SECONDS
     signature_max_ahead_seconds: PositiveInt = 300
-    key_cache_seconds: PositiveFloat = 1.0
+    # A revocation is promised to take effect within a second: reading the keys and judging a message take
+    # their part of it.
+    key_cache_seconds: Annotated[PositiveFloat, Field(le=1.0)] = 0.5
 
     worker_threads: PositiveInt = 2
     batch_bound: PositiveInt = 512
@@ -156,24 +159,29 @@ class Settings(BaseSettings):
     exporter_seconds: PositiveFloat = 15.0
 
     @model_validator(mode="after")
-    def _production_keeps_whole_days(self) -> Self:
-        if self.environment is Environment.PRODUCTION and self.protection_day_seconds != DAY_SECONDS:
-            raise ValueError(f"HOLDFAST_PROTECTION_DAY_SECONDS must be {DAY_SECONDS} in production")
-        if self.environment is Environment.PRODUCTION and os.environ.get("HOLDFAST_CRASH_AT"):
-            raise ValueError("HOLDFAST_CRASH_AT must not be set in production")
+    def _is_fit_for_production(self) -> Self:
+        if self.environment is not Environment.PRODUCTION:
+            return self
+        problems = [*self._production_problems()]
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
-    @model_validator(mode="after")
-    def _production_sends_no_password_in_clear(self) -> Self:
-        url = self.broker_management_url
-        if (
-            self.environment is Environment.PRODUCTION
-            and url is not None
-            and url.scheme != "https"
-            and url.host not in _LOOPBACK
-        ):
-            raise ValueError("HOLDFAST_BROKER_MANAGEMENT_URL must be https in production")
-        return self
+    def _production_problems(self) -> Iterator[str]:
+        if self.protection_day_seconds != DAY_SECONDS:
+            yield f"HOLDFAST_PROTECTION_DAY_SECONDS must be {DAY_SECONDS} in production"
+        if os.environ.get("HOLDFAST_CRASH_AT"):
+            yield "HOLDFAST_CRASH_AT must not be set in production"
+        yield from production.broker_problems(str(self.broker_url))
+        yield from production.database_problems(str(self.database_url))
+        if self.broker_management_url is not None:
+            yield from production.http_problems(
+                "HOLDFAST_BROKER_MANAGEMENT_URL", str(self.broker_management_url)
+            )
+        if self.bank_url is not None:
+            yield from production.http_problems("HOLDFAST_BANK_URL", str(self.bank_url))
+        raw = base64.b64decode(self.encryption_key.get_secret_value())
+        yield from production.encryption_key_problems("HOLDFAST_ENCRYPTION_KEY", raw)
 
     @property
     def listed_old_encryption_keys(self) -> list[SecretStr]:

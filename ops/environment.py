@@ -24,11 +24,14 @@ class Need(Flag):
     VAULT = auto()
 
 
-# Stand in for what a command does not use. None of them can reach or open anything.
+# Stand in for what a command does not use. None of them can reach or open anything, and production does not
+# object to them.
 _UNUSED: dict[Need, dict[str, str]] = {
-    Need.DATABASE: {"database_url": "postgresql://unused.invalid/unused"},
-    Need.BROKER: {"broker_url": "amqp://unused.invalid/"},
-    Need.VAULT: {"encryption_key": base64.b64encode(bytes(ENCRYPTION_KEY_BYTES)).decode()},
+    Need.DATABASE: {
+        "database_url": "postgresql://unused:stands-in-only@unused.invalid/unused?sslmode=verify-full"
+    },
+    Need.BROKER: {"broker_url": "amqps://unused:stands-in-only@unused.invalid/"},
+    Need.VAULT: {"encryption_key": base64.b64encode(bytes(range(ENCRYPTION_KEY_BYTES))).decode()},
 }
 
 

@@ -15,7 +15,7 @@ from ops.failures import BadUsage
 from schemas.fields import EXTERNAL_ID_PATTERN, OWNER_ID_PATTERN, parse_rfc3339
 
 _STANDARD_INPUT = "-"
-_MAX_KEY_CHARACTERS = 4096
+_MAX_FILE_CHARACTERS = 4096
 _OWNER_ID = re.compile(OWNER_ID_PATTERN.removesuffix("$") + r"\Z")
 _EXTERNAL_ID = re.compile(EXTERNAL_ID_PATTERN.removesuffix("$") + r"\Z")
 
@@ -88,6 +88,18 @@ AsOfOption = Annotated[
     datetime | None,
     typer.Option("--as-of", help="By what was booked before this time.", parser=parse_instant, metavar="T"),
 ]
+NotBeforeOption = Annotated[
+    datetime | None,
+    typer.Option("--not-before", help="Good from then on (RFC 3339).", parser=parse_instant, metavar="T"),
+]
+NotAfterOption = Annotated[
+    datetime | None,
+    typer.Option("--not-after", help="Good until this time (RFC 3339).", parser=parse_instant, metavar="T"),
+]
+EndOption = Annotated[
+    datetime,
+    typer.Option("--at", help="Good until this time (RFC 3339).", parser=parse_instant, metavar="T"),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 OperatorOption = Annotated[
     str,
@@ -131,22 +143,28 @@ def read_key(ed25519: str | None, hmac_file: str | None) -> tuple[Scheme, bytes]
         match (ed25519, hmac_file):
             case (str(text), None):
                 if text == _STANDARD_INPUT:
-                    text = sys.stdin.read(_MAX_KEY_CHARACTERS)
+                    text = sys.stdin.read(_MAX_FILE_CHARACTERS)
                 return Scheme.ED25519, parse_ed25519_public(text)
             case (None, str(path)):
-                return Scheme.HMAC_SHA256, parse_hmac_secret(_read_secret(path))
+                return Scheme.HMAC_SHA256, parse_hmac_secret(read_text_file(path))
             case _:
                 raise BadUsage("give one key: --ed25519 BASE64 or --hmac-file FILE")
     except InvalidKey as error:
         raise BadUsage(str(error)) from None
 
 
-def _read_secret(path: str) -> str:
+def read_text_file(path: str) -> str:
+    """
+    Read a small file, or standard input where the path is `-`.
+
+    Raises:
+        BadUsage: it can't be read, or is no text.
+    """
     if path == _STANDARD_INPUT:
-        return sys.stdin.read(_MAX_KEY_CHARACTERS)
+        return sys.stdin.read(_MAX_FILE_CHARACTERS)
     try:
         with Path(path).open(encoding="utf-8") as file:
-            return file.read(_MAX_KEY_CHARACTERS)
+            return file.read(_MAX_FILE_CHARACTERS)
     except OSError as error:
         raise BadUsage(f"{path} can't be read: {error.strerror}") from error
     except UnicodeDecodeError:

@@ -1,9 +1,9 @@
 """
 Keys in the database: those of the shops and banks that write to us, and our own.
 
-Whether a key is active is judged by the database's clock. Workers keep what they read for a second at
-most, so a revocation takes effect everywhere within that time; unknown senders are remembered for as
-long, so that a flood of forgeries costs no flood of queries.
+Whether a key is active is judged by the database's clock. Workers keep what they read for half a second, a
+second at most, so a revocation takes effect everywhere within that time. The names of all senders are kept
+for as long, so that a flood of forgeries under invented names costs no flood of queries.
 """
 
 import hmac
@@ -30,11 +30,17 @@ from ledger.ids import new_id
 SenderKind = Literal["shop", "bank"]
 
 _MAX_CACHED_SENDERS = 10_000
+# Every forged message is tried with each of them. Two are enough to rotate, a few more for several systems.
+MAX_USABLE_KEYS = 8
 _SHOP_SCOPES = frozenset({"orders", "sellers"})
 # Any number; the same one for everybody who makes keys of ours.
 _OWN_KEYS_LOCK = 4_417_093_265
 
 ValueT = TypeVar("ValueT")
+
+
+class TooManyKeys(Exception):
+    """A sender has as many keys as may be in use at a time."""
 
 
 class NoOwnKey(Exception):
@@ -76,7 +82,8 @@ class KeyStore:
         self._cache_seconds = cache_seconds
         self._lock = threading.Lock()
         self._senders: OrderedDict[tuple[str, str], tuple[float, SenderRecord | None]] = OrderedDict()
-        self._strangers: OrderedDict[tuple[str, str], tuple[float, SenderRecord | None]] = OrderedDict()
+        self._registered: tuple[float, frozenset[tuple[str, str]]] = (0.0, frozenset())
+        self._asking = threading.Lock()
         self._signer: _Kept[Signer] = _Kept(cache_seconds)
         self._opener: _Kept[Opener] = _Kept(cache_seconds)
 
@@ -84,23 +91,38 @@ class KeyStore:
         """Return a shop or bank with its active keys; None if it is not registered."""
         key = (kind, sender_id)
         with self._lock:
-            found = self._senders.get(key) or self._strangers.get(key)
+            found = self._senders.get(key)
         if found is not None and found[0] > time.monotonic():
             return found[1]
+        if found is None and not self._is_registered(key):
+            return None
         # From before the question: a revocation that the answer just missed counts against the time kept.
         good_until = time.monotonic() + self._cache_seconds
         with self._engine.connect() as connection:
             record = find_sender(connection, self._vault, kind, sender_id)
-        # Strangers have a room of their own: inventing names pushes no registered sender out.
-        senders = self._strangers if record is None else self._senders
         with self._lock:
-            # Found a moment ago, gone now, or the other way round: one answer only.
             self._senders.pop(key, None)
-            self._strangers.pop(key, None)
-            senders[key] = (good_until, record)
-            while len(senders) > _MAX_CACHED_SENDERS:
-                senders.popitem(last=False)
+            if record is not None:
+                self._senders[key] = (good_until, record)
+            while len(self._senders) > _MAX_CACHED_SENDERS:
+                self._senders.popitem(last=False)
         return record
+
+    def _is_registered(self, key: tuple[str, str]) -> bool:
+        """
+        Tell whether a name is one of ours, by a list of all of them that is read once in a while.
+
+        However many names a forger invents, the database is asked no more often for it, and nothing is kept
+        of any of them.
+        """
+        with self._asking:
+            good_until, names = self._registered
+            if key not in names and good_until <= time.monotonic():
+                good_until = time.monotonic() + self._cache_seconds
+                with self._engine.connect() as connection:
+                    names = find_sender_names(connection)
+                self._registered = (good_until, names)
+        return key in names
 
     def signer(self) -> Signer:
         """Return what signs our events now, by every key of ours that is still good."""
@@ -118,6 +140,14 @@ class KeyStore:
         if not keys:
             raise NoOwnKey(f"Holdfast has no key for '{use.value}': run `holdfast migrate`")
         return keys
+
+
+def find_sender_names(connection: Connection) -> frozenset[tuple[str, str]]:
+    """Return kind and id of every registered sender."""
+    rows = connection.execute(
+        text("SELECT 'shop', shop_id FROM shops UNION ALL SELECT 'bank', bank_id FROM banks")
+    )
+    return frozenset((kind, sender_id) for kind, sender_id in rows)
 
 
 def find_sender(connection: Connection, vault: Vault, kind: str, sender_id: str) -> SenderRecord | None:
@@ -163,12 +193,26 @@ def add_sender_key(
     scheme: Scheme,
     material: bytes,
     scopes: Sequence[str],
+    not_before: datetime | None = None,
+    not_after: datetime | None = None,
 ) -> UUID:
     """
     Register a key; an HMAC secret is stored encrypted. The same key with the same scopes is the same key.
 
+    Args:
+        connection: the caller's transaction.
+        vault: encrypts a secret.
+        kind: shop or bank.
+        sender_id: whose key it is.
+        scheme: how it signs.
+        material: the raw public key or secret.
+        scopes: what it is good for.
+        not_before: from when on it is good; from now on where none is given.
+        not_after: until when, excluded; for ever where none is given.
+
     Raises:
-        ValueError: a scope that this kind of sender can't have.
+        ValueError: a scope that this kind of sender can't have, or times that leave the key no time.
+        TooManyKeys: every forged message is tried with every active key, so their number is bounded.
     """
     if not set(scopes) <= (_SHOP_SCOPES if kind == "shop" else frozenset()):
         raise ValueError("a shop's key may have the scopes orders and sellers, a bank's key has none")
@@ -182,6 +226,11 @@ def add_sender_key(
     )
     if known is not None:
         return known
+    now = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+    if not_after is not None and not_after <= max(not_before or now, now):
+        raise ValueError("the key would end before it begins")
+    if _count_usable_keys(connection, kind, sender_id) >= MAX_USABLE_KEYS:
+        raise TooManyKeys(f"{kind} {sender_id} has {MAX_USABLE_KEYS} keys in use: revoke one first")
     key_id = new_id()
     insert_rows(
         connection,
@@ -197,6 +246,8 @@ def add_sender_key(
                 if scheme is Scheme.ED25519
                 else vault.encrypt(material, secret_context(key_id)),
                 "scopes": "{" + ",".join(sorted(scopes)) + "}",
+                "not_before": not_before or now,
+                "not_after": not_after,
             }
         ],
     )
@@ -232,6 +283,37 @@ def _find_same_key(
         if hmac.compare_digest(stored, material):
             return UUID(str(row.key_id))
     return None
+
+
+def _count_usable_keys(connection: Connection, kind: SenderKind, sender_id: str) -> int:
+    return int(
+        connection.execute(
+            text("""
+                SELECT count(*) FROM sender_keys
+                WHERE sender_kind = :kind AND sender_id = :id AND revoked_at IS NULL
+                  AND (not_after IS NULL OR clock_timestamp() < not_after)
+            """),
+            {"kind": kind, "id": sender_id},
+        ).scalar_one()
+    )
+
+
+def expire_sender_key(
+    connection: Connection, kind: SenderKind, sender_id: str, key_id: UUID, not_after: datetime
+) -> bool:
+    """Let a key end at a time to come; False if the sender has no such key that is in use."""
+    return (
+        connection.execute(
+            text("""
+                UPDATE sender_keys SET not_after = :not_after
+                WHERE key_id = :key AND sender_kind = :kind AND sender_id = :id AND revoked_at IS NULL
+                  AND (not_after IS NULL OR clock_timestamp() < not_after)
+                  AND greatest(not_before, clock_timestamp()) < :not_after
+            """),
+            {"key": key_id, "kind": kind, "id": sender_id, "not_after": not_after},
+        ).rowcount
+        == 1
+    )
 
 
 def list_sender_keys(connection: Connection, kind: SenderKind, sender_id: str) -> list[dict[str, Any]]:

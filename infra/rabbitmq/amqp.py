@@ -2,8 +2,10 @@
 
 import logging
 import socket
+import ssl
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import pika
 import pika.exceptions
@@ -12,6 +14,7 @@ import pika.spec
 HEARTBEAT_SECONDS = 30
 SOCKET_TIMEOUT_SECONDS = 5.0
 PERSISTENT = 2
+CA_FILE_PARAMETER = "cacertfile"
 MAX_HEADER_BYTES = 64 << 10
 UNDECODABLE_PROPERTIES_HEADER = "holdfast-undecodable-properties"
 
@@ -58,13 +61,21 @@ def connection_parameters(broker_url: str, *, name: str) -> Any:  # noqa: ANN401
     """
     Parameters for one connection.
 
-    The name is what an operator sees in the broker's list of connections.
+    The name is what an operator sees in the broker's list of connections. An `amqps` URL is verified against
+    the system's certificate authorities, or those in the file that its parameter `cacertfile` names, and for
+    the host that the URL names; there is no way to leave that out.
+
+    Raises:
+        ValueError: a URL that can't be used, or a `cacertfile` that can't be read.
     """
     # A lost connection is a dozen of pika's error lines; ours is one, when the state changes.
     logging.getLogger("pika").setLevel(logging.CRITICAL)
     # pika looks the class up by number for every content header that it reads.
     pika.spec.props[pika.spec.BasicProperties.INDEX] = GuardedProperties
-    parameters = pika.URLParameters(broker_url)
+    url, ca_file = _take_ca_file(broker_url)
+    parameters = pika.URLParameters(url)
+    if parameters.ssl_options is not None:
+        parameters.ssl_options = pika.SSLOptions(_verifying_context(ca_file), parameters.host)
     parameters.heartbeat = HEARTBEAT_SECONDS
     parameters.socket_timeout = SOCKET_TIMEOUT_SECONDS
     parameters.stack_timeout = SOCKET_TIMEOUT_SECONDS * 2
@@ -73,3 +84,21 @@ def connection_parameters(broker_url: str, *, name: str) -> Any:  # noqa: ANN401
     parameters.blocked_connection_timeout = None
     parameters.client_properties = {"connection_name": f"holdfast {name} on {socket.gethostname()}"}
     return parameters
+
+
+def _take_ca_file(broker_url: str) -> tuple[str, str | None]:
+    """Split RabbitMQ's own URI parameter off: pika does not know it."""
+    parts = urlsplit(broker_url)
+    parameters = parse_qsl(parts.query, keep_blank_values=True)
+    files = [value for name, value in parameters if name == CA_FILE_PARAMETER]
+    rest = urlencode([pair for pair in parameters if pair[0] != CA_FILE_PARAMETER])
+    return urlunsplit(parts._replace(query=rest)), files[-1] if files else None
+
+
+def _verifying_context(ca_file: str | None) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise ValueError(f"{CA_FILE_PARAMETER} of the broker's URL: {ca_file}: {error}") from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context

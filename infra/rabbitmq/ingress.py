@@ -24,7 +24,7 @@ from infra.rabbitmq.messages import (
     foreign_headers,
 )
 from infra.rabbitmq.publisher import Publisher
-from infra.rabbitmq.topology import QUARANTINE_QUEUE
+from infra.rabbitmq.topology import QUARANTINE_QUEUE, UNROUTED_EXCHANGE
 from infra.security.signatures import SignatureRefused, verify
 from schemas.envelope import Envelope, MalformedMessage, parse_message
 from schemas.event_data import EventData
@@ -206,7 +206,8 @@ class Ingress:
 def quarantine_message(delivery: Delivery, reason: str, detail: str) -> Outgoing:
     """Copy a message for quarantine: body and headers as they came, and why it is there."""
     return Outgoing(
-        exchange="",
+        # Where RabbitMQ sends what matches no binding; it leads into quarantine and nowhere else.
+        exchange=UNROUTED_EXCHANGE,
         routing_key=QUARANTINE_QUEUE,
         body=delivery.body,
         content_type=delivery.content_type or "",

@@ -9,6 +9,7 @@ from infra.rabbitmq import delay_lanes
 from infra.rabbitmq.amqp import can_be_written
 
 DELIVER_EXCHANGE = delay_lanes.DELIVER_EXCHANGE
+DEAD_LETTER_EXCHANGE = "holdfast.dead_letters"
 # The exchange without a name routes to the queue that the routing key names.
 DEFAULT_EXCHANGE = ""
 
@@ -138,7 +139,8 @@ def dead_letter_message(delivery: Delivery, *, reason: str) -> Outgoing:
     headers[FIRST_ROUTING_KEY_HEADER] = delivery.routing_key
     return _copy(
         delivery,
-        exchange=DEFAULT_EXCHANGE,
+        # Not the default exchange: whoever may write there may write into every queue.
+        exchange=DEAD_LETTER_EXCHANGE,
         routing_key=dead_letter_queue(delivery.queue_name),
         headers=headers,
     )

@@ -3,6 +3,8 @@
 import pika
 import pika.exceptions
 
+from infra.rabbitmq.amqp import connection_parameters
+
 # For a queue that is gone or a broker that does not answer: certainly not 'empty'.
 UNKNOWN_DEPTH = 2**31
 
@@ -19,9 +21,8 @@ class QueueDepth:
 
     def __call__(self, queue_name: str) -> int:
         """Return the number of ready messages; `UNKNOWN_DEPTH` where it cannot be had."""
-        parameters = pika.URLParameters(self._broker_url)
+        parameters = connection_parameters(self._broker_url, name="queue depth")
         parameters.blocked_connection_timeout = 5
-        parameters.socket_timeout = 5
         try:
             connection = pika.BlockingConnection(parameters)
             try:

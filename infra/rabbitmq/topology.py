@@ -18,7 +18,7 @@ import pika.exceptions
 
 from infra.rabbitmq import delay_lanes
 from infra.rabbitmq.amqp import connection_parameters
-from infra.rabbitmq.messages import DEFAULT_EXCHANGE, dead_letter_queue
+from infra.rabbitmq.messages import DEAD_LETTER_EXCHANGE, DEFAULT_EXCHANGE, dead_letter_queue
 
 INBOUND_EXCHANGE = "holdfast.inbound"
 EVENTS_EXCHANGE = "holdfast.events"
@@ -159,11 +159,14 @@ def _work() -> Topology:
     for name, event_types in WORK_QUEUES.items():
         queues.append(Queue(dead_letter_queue(name), _kept_for_people()))
         queues.append(Queue(name, work_queue_arguments(name)))
+        bindings.append(Binding(DEAD_LETTER_EXCHANGE, dead_letter_queue(name), dead_letter_queue(name)))
         bindings += [Binding(INBOUND_EXCHANGE, name, event_type) for event_type in event_types]
         bindings += [Binding(DELIVER_EXCHANGE, name, key) for key in delay_lanes.delivery_binding_keys(name)]
     return Topology(
         exchanges=(
             Exchange(ORPHANS_EXCHANGE, "fanout"),
+            # No alternate: a dead letter whose queue is missing stays where it is until somebody mends that.
+            Exchange(DEAD_LETTER_EXCHANGE, "topic"),
             # A delayed message whose queue is gone must leave its lane all the same, or it jams it for all.
             Exchange(DELIVER_EXCHANGE, "topic", {"alternate-exchange": ORPHANS_EXCHANGE}),
         ),

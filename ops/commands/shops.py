@@ -6,7 +6,9 @@ from uuid import UUID
 
 import typer
 
+from infra.rabbitmq.access import shop_user, user_definitions
 from infra.rabbitmq.topology import declare_shop_queue
+from ops.broker_passwords import DEFAULT_VHOST, PasswordFileOption, VhostOption, read_password
 from ops.commands import sender_keys
 from ops.commands.limits import (
     ClearOption,
@@ -21,9 +23,13 @@ from ops.environment import Environment, Need
 from ops.failures import CommandFailed, broker_failures
 from ops.options import (
     Ed25519Option,
+    EndOption,
     HmacFileOption,
     JsonOption,
+    NotAfterOption,
+    NotBeforeOption,
     OperatorOption,
+    RequiredWhyOption,
     ShopArgument,
     WhyOption,
     read_key,
@@ -132,13 +138,13 @@ def list_shops(*, json: JsonOption = False) -> None:
 
 
 @app.command("suspend")
-def suspend_shop(shop: ShopArgument, operator: OperatorOption, why: WhyOption = "") -> None:
+def suspend_shop(shop: ShopArgument, operator: OperatorOption, why: RequiredWhyOption) -> None:
     """Take no new orders and withdrawals of a shop; what is held goes on."""
     _change_state(shop, "suspended", operator, why)
 
 
 @app.command("resume")
-def resume_shop(shop: ShopArgument, operator: OperatorOption, why: WhyOption = "") -> None:
+def resume_shop(shop: ShopArgument, operator: OperatorOption, why: RequiredWhyOption) -> None:
     """Take a suspended shop's orders and withdrawals again."""
     _change_state(shop, "active", operator, why)
 
@@ -152,6 +158,25 @@ def _change_state(shop: str, state: str, operator: str, why: str) -> None:
             action = "shop_suspended" if state == "suspended" else "shop_resumed"
             record_actions(connection, [Action(operator, action, shop, why)])
     say(f"shop {shop} is {state}" + (" already" if before == state else ""))
+
+
+@app.command("broker-user")
+def print_broker_user(
+    shop: ShopArgument,
+    password_file: PasswordFileOption,
+    *,
+    scope: Annotated[list[Scope], typer.Option(help="Which events it may publish; give it once for each.")],
+    vhost: VhostOption = DEFAULT_VHOST,
+    json: JsonOption = True,  # noqa: ARG001 - what RabbitMQ imports is JSON, whether one says so or not
+) -> None:
+    """
+    Print a shop's RabbitMQ user, with its rights, as RabbitMQ imports it; needs neither broker nor database.
+
+    It may write events of these scopes to holdfast.inbound and read the shop's queue, nothing else.
+    """
+    Environment(Need.NOTHING)
+    user = shop_user(shop, {one.value for one in scope})
+    print_json(user_definitions([user], vhost, {user.name: read_password(password_file)}))
 
 
 @app.command("limits")
@@ -196,6 +221,8 @@ def add_key(
     scope: Annotated[list[Scope], typer.Option(help="What the key is good for; give it once for each.")],
     ed25519: Ed25519Option = None,
     hmac_file: HmacFileOption = None,
+    not_before: NotBeforeOption = None,
+    not_after: NotAfterOption = None,
     why: WhyOption = "",
     json: JsonOption = False,
 ) -> None:
@@ -214,6 +241,8 @@ def add_key(
             scheme=scheme,
             material=material,
             scopes=scopes,
+            not_before=not_before,
+            not_after=not_after,
             operator=operator,
             why=why,
         )
@@ -230,6 +259,30 @@ def list_keys(shop: ShopArgument, *, json: JsonOption = False) -> None:
             raise sender_keys.unknown("shop", shop)
         keys = sender_keys.find_keys(connection, "shop", shop)
     sender_keys.print_keys(keys, json=json)
+
+
+@key_app.command("expire")
+def expire_key(
+    shop: ShopArgument,
+    key_id: Annotated[UUID, typer.Argument(metavar="KEY_ID", help="As `key list` shows it.")],
+    at: EndOption,
+    operator: OperatorOption,
+    why: WhyOption = "",
+) -> None:
+    """Let a key end at a time to come, so that an old one overlaps with the new."""
+    with Environment(Need.DATABASE).changing() as connection:
+        if not senders.is_shop(connection, shop):
+            raise sender_keys.unknown("shop", shop)
+        sender_keys.expire_key(
+            connection,
+            kind="shop",
+            sender_id=shop,
+            key_id=key_id,
+            not_after=at,
+            operator=operator,
+            why=why,
+        )
+    say(f"key {key_id} of shop {shop} is good until {at.isoformat()}")
 
 
 @key_app.command("revoke")

@@ -4,9 +4,11 @@ from dataclasses import asdict
 
 import typer
 
+from infra.rabbitmq import access
 from infra.rabbitmq.management import ManagementUnavailable
 from infra.rabbitmq.topology import apply, topology
 from infra.rabbitmq.verification import judge_broker
+from ops.broker_passwords import DEFAULT_VHOST, PasswordsOption, VhostOption, read_passwords
 from ops.environment import Environment, Need
 from ops.failures import NO, CommandFailed, broker_failures
 from ops.options import JsonOption
@@ -34,6 +36,28 @@ def apply_topology(*, json: JsonOption = False) -> None:
         print_json(counts)
     else:
         say(", ".join(f"{count} {what}" for what, count in counts.items()) + " are in place")
+
+
+@app.command("definitions")
+def print_definitions(
+    *,
+    vhost: VhostOption = DEFAULT_VHOST,
+    passwords_file: PasswordsOption = None,
+    json: JsonOption = True,  # noqa: ARG001 - what RabbitMQ imports is JSON, whether one says so or not
+) -> None:
+    """
+    Print what RabbitMQ imports to have it all: virtual host, users with their rights, exchanges, queues.
+
+    Users without a password can't log in until they are given one; importing again without passwords
+    takes them away again. Needs no broker.
+    """
+    environment = Environment(Need.NOTHING)
+    users = {user.name for user in access.installation_users()}
+    print_json(
+        access.installation_definitions(
+            environment.settings.protection_day_seconds, vhost, read_passwords(passwords_file, users)
+        )
+    )
 
 
 @app.command("verify")

@@ -224,22 +224,6 @@ def test_a_key_without_the_scope_signs_nothing_of_that_kind(system: System) -> N
     assert recorded(system, message.body) == ("quarantine", "wrong_scope")
 
 
-def test_a_revoked_key_signs_nothing_any_more(system: System) -> None:
-    shop = system.a_shop()
-    [key] = system.holdfast_json("shop", "key", "list", shop.id)
-    system.holdfast("shop", "key", "revoke", shop.id, key["key_id"])
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    # Workers may keep a key for a second.
-    while True:
-        message = an_order(shop)
-        shop.publish(message)
-        time.sleep(0.3)
-        if not shop.has_heard("order.held", order_id=json.loads(message.body)["data"]["order_id"]):
-            break
-        assert time.monotonic() < deadline
-    assert recorded(system, message.body) == ("quarantine", "bad_signature")
-
-
 def order_with(**changes: Any) -> Callable[[], dict[str, Any]]:
     def make() -> dict[str, Any]:
         changed = order_data() | changes

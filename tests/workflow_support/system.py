@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,10 @@ class Process:
 class System:
     """Workers, relay and a simulated bank on one broker and one database; a protection day is a second."""
 
-    def __init__(self, *, broker_url: str, database_url: str, folder: Path) -> None:
+    def __init__(
+        self, *, broker_url: str, database_url: str, folder: Path, users: Mapping[str, str] | None = None
+    ) -> None:
+        """Describe the system; `users` holds the broker URLs of processes that log in as themselves."""
         self.broker_url = broker_url
         port = choose_ports(folder / "bank-ports.json", ["bank"])["bank"]
         self.bank_url = f"http://127.0.0.1:{port}"
@@ -125,7 +128,13 @@ class System:
         commands = {name: [sys.executable, "-m", f"workers.{name}.worker"] for name in WORKERS}
         commands["bank"] = [sys.executable, "-m", "infra.local.bank"]
         self.processes = {
-            name: Process(name, command, self.environment, folder) for name, command in commands.items()
+            name: Process(
+                name,
+                command,
+                self.environment | {"HOLDFAST_BROKER_URL": (users or {}).get(name, broker_url)},
+                folder,
+            )
+            for name, command in commands.items()
         }
         self._terminal = Terminal(self.environment)
         self._folder = folder

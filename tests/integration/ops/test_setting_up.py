@@ -149,10 +149,40 @@ def test_a_shop_can_be_suspended_and_resumed_and_that_is_on_record(
     assert actions(engine, "pausing")[1:] == [("bo", "shop_suspended", "x"), ("bo", "shop_resumed", "x")]
 
 
+def test_keys_overlap_while_one_follows_the_other(registered: Holdfast, engine: Engine) -> None:
+    registered("shop", "add", "rotating")
+    add = ("shop", "key", "add", "rotating", "--scope", "orders", "--ed25519")
+    old = registered(*add, a_public_key(), "--json").json["key_id"]
+    times = ("--not-before", "2999-01-01T00:00:00Z", "--not-after", "2999-12-31T00:00:00Z")
+    registered(*add, a_public_key(), *times)
+    until = registered("shop", "key", "expire", "rotating", old, "--at", "2999-01-02T00:00:00Z", "--why", "r")
+    assert until.exit_code == 0
+    listed = registered("shop", "key", "list", "rotating", "--json").json
+    assert [(key["active"], key["not_after"][:10]) for key in listed] == [
+        (True, "2999-01-02"),
+        (False, "2999-12-31"),
+    ]
+    assert actions(engine, "rotating")[-1] == ("ada", "shop_key_expires", "r")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("shop", "suspend", "nobody"),
+        ("key", "expire", "acme", "00000000-0000-0000-0000-000000000001", "--at", "2999-01-01T00:00:00Z"),
+        ("key", "add", "acme", "--scope", "orders", "--ed25519", a_public_key(), "--not-after",
+         "2001-01-01T00:00:00Z"),
+    ],
+)  # fmt: skip
+def test_a_key_can_not_be_given_a_time_that_is_over_or_be_one_that_is_none(
+    registered: Holdfast, arguments: tuple[str, ...]
+) -> None:
+    assert registered("shop", *arguments).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("shop", "suspend", "nobody", "--why", "x"),
         ("shop", "key", "list", "nobody"),
         ("shop", "key", "add", "nobody", "--scope", "orders", "--ed25519", a_public_key()),
         ("shop", "key", "revoke", "nobody", "00000000-0000-0000-0000-000000000001"),

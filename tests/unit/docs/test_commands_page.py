@@ -14,6 +14,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "commands.md"
 
 # What prints one sentence about what it has done; everything else prints data and takes --json.
 TELLS_ONLY = {
+    "bank key expire",
     "bank key revoke",
     "contract write",
     "database roles",
@@ -22,6 +23,7 @@ TELLS_ONLY = {
     "recover reseal",
     "payouts resume",
     "seller unlock",
+    "shop key expire",
     "shop key revoke",
     "shop resume",
     "shop suspend",

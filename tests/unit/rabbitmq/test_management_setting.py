@@ -8,9 +8,9 @@ from infra.local.installation import Installation
 from infra.settings import SettingsError, load_settings
 
 OTHERS = {
-    "broker_url": "amqp://u:p@broker/",
-    "database_url": "postgresql://u:p@database/holdfast",
-    "encryption_key": "A" * 43 + "=",
+    "broker_url": "amqps://u:a-long-password@broker/",
+    "database_url": "postgresql://u:a-long-password@database/holdfast?sslmode=verify-full",
+    "encryption_key": "A" * 42 + "E=",
 }
 
 

@@ -72,7 +72,7 @@ def test_a_stranger_cannot_write_our_headers() -> None:
 def test_a_dead_letter_keeps_the_message_and_says_why() -> None:
     delivery = _arrived({"webhook-signature": "v1,x", "holdfast-attempt": 7})
     message = dead_letter_message(delivery, reason="x" * 10_000)
-    assert (message.exchange, message.routing_key) == ("", "payment.intake.XQ")
+    assert (message.exchange, message.routing_key) == ("holdfast.dead_letters", "payment.intake.XQ")
     assert (message.body, message.type, message.message_id) == (b"{}", "order.paid", "m-1")
     assert message.headers["webhook-signature"] == "v1,x"
     assert message.headers["holdfast-queue"] == "payment.intake"
