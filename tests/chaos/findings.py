@@ -179,6 +179,9 @@ class Inspector:
         return releases
 
     def _audit_twice(self) -> list[str]:
+        with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            # All of these rows are new; without statistics the accountant's questions take minutes.
+            connection.execute(text("ANALYZE"))
         return [f"{name}: {rows[:3]}" for name, rows in what_is_wrong(self._engine).items()]
 
     # In the queues.

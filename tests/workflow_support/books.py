@@ -78,12 +78,17 @@ _CHECKS = {
         WHERE coalesce(booked, 0) <> coalesce(claimed, 0)
     """,
     "every cent of a hold has one fate": """
-        SELECT h.hold_id FROM holds AS h WHERE
-            refunded_minor <> (SELECT coalesce(sum(amount_minor), 0) FROM refund_parts AS p
-                               WHERE p.hold_id = h.hold_id)
+        SELECT h.hold_id FROM holds AS h
+        LEFT JOIN (
+            SELECT hold_id, sum(amount_minor) AS minor FROM refund_parts GROUP BY hold_id
+        ) AS refunded USING (hold_id)
+        LEFT JOIN (
+            SELECT cause_id AS hold_id, sum(amount_minor) AS minor FROM postings
+            WHERE kind IN ('released', 'fee_taken') GROUP BY cause_id
+        ) AS released USING (hold_id)
+        WHERE refunded_minor <> coalesce(refunded.minor, 0)
             OR CASE state WHEN 'released' THEN amount_minor - refunded_minor ELSE 0 END
-               <> (SELECT coalesce(sum(amount_minor), 0) FROM postings
-                   WHERE cause_id = h.hold_id AND kind IN ('released', 'fee_taken'))
+               <> coalesce(released.minor, 0)
             OR (state = 'refunded') <> (refunded_minor = amount_minor)
     """,
     "a hold is frozen while a dispute has it, and only then": """
@@ -115,10 +120,11 @@ _CHECKS = {
         )
     """,
     "each payment is received once, for its amount": """
-        SELECT payment_id FROM payments AS p WHERE state = 'received' AND (
-            SELECT array_agg(amount_minor) FROM postings
-            WHERE kind = 'payment_received' AND cause_id = p.payment_id
-        ) IS DISTINCT FROM ARRAY[p.amount_minor]
+        SELECT payment_id FROM payments AS p LEFT JOIN (
+            SELECT cause_id AS payment_id, array_agg(amount_minor) AS amounts FROM postings
+            WHERE kind = 'payment_received' GROUP BY cause_id
+        ) AS received USING (payment_id)
+        WHERE state = 'received' AND amounts IS DISTINCT FROM ARRAY[p.amount_minor]
     """,
     "money is reserved only for what an accepted password asked for": """
         SELECT p.posting_id FROM postings AS p WHERE p.kind = 'payout_reserved' AND 1 <> (
