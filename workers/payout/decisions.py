@@ -263,6 +263,8 @@ class TransferState(StrEnum):
 OPEN_STATES = frozenset(
     {TransferState.READY, TransferState.SENDING, TransferState.UNKNOWN, TransferState.SUBMITTED}
 )
+# Of these the bank may have heard.
+SENT_STATES = OPEN_STATES - {TransferState.READY}
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 from command_runs import Holdfast
-from workflow_support.banks import REJECTED, SETTLED, ScriptedBank
+from workflow_support.banks import NEVER_SEEN, NO_ANSWER, PENDING, REJECTED, SETTLED, ScriptedBank
 from workflow_support.books import balance
 from workflow_support.desk import Desk
 from workflow_support.events import (
@@ -21,8 +21,9 @@ from workflow_support.events import (
 )
 
 from infra.postgres.outbox import CommandRow
-from schemas.commands import CollectReturns
+from schemas.commands import CheckRefund, CollectReturns
 from workers.payout.handlers import refunds, transfers
+from workers.payout.transfers import TransferAnswer
 
 DeskWith = Callable[[ScriptedBank], Desk]
 WHY = ("--why", "the buyer sent proof", "--operator", "ada")
@@ -350,3 +351,62 @@ def test_actions_are_read_by_person_kind_and_subject(set_up: Holdfast, desk: Des
     assert subject in set_up("actions", "list", "--operator", "ada", "--action", "credit_assigned").out
     assert set_up("actions", "list", "--operator", "nobody", "--json").json == []
     assert set_up("actions", "list", "--since", "2100-01-01T00:00:00Z", "--json").json == []
+
+
+class _SlowBank(ScriptedBank):
+    """Something happens elsewhere while it thinks about a question."""
+
+    meanwhile: Callable[[], object] | None = None
+
+    def find(self, end_to_end_id: str) -> TransferAnswer:
+        answer = super().find(end_to_end_id)
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
+        return answer
+
+
+def test_a_late_word_about_the_attempt_before_is_no_word_about_the_new_one(
+    set_up: Holdfast, desk_with: DeskWith
+) -> None:
+    """Booked as failed while the bank makes it, the refund would be tried a third time, and paid twice."""
+    bank = _SlowBank(submit=[NO_ANSWER, PENDING], find=[REJECTED, REJECTED, SETTLED])
+    desk = desk_with(bank)
+    shop, refund, _ = _failed_refund(desk)
+    question = CheckRefund(refund_keys=(_key(desk, refund),))
+
+    def another_worker_hears_it_first_and_the_operator_tries_again() -> None:
+        refunds.check_refunds(desk.steps, [question], tools=desk.transfer_tools)
+        assert _state(desk, refund) == "failed"
+        mark = _newest(desk)
+        assert set_up("refund", "retry", "--shop", shop, "--refund", refund, *WHY).exit_code == 0
+        _relay(desk, mark)
+        assert _state(desk, refund) == "submitted"
+
+    bank.meanwhile = another_worker_hears_it_first_and_the_operator_tries_again
+    refunds.check_refunds(desk.steps, [question], tools=desk.transfer_tools)
+    assert (_state(desk, refund), len(bank.submitted)) == ("submitted", 2)
+    refunds.check_refunds(desk.steps, [question], tools=desk.transfer_tools)
+    assert _state(desk, refund) == "settled"
+    assert balance(desk.engine, shop, "s-1")["bank_cash"] == 4_000
+    assert _events(desk, shop).count("refund.failed") == 1
+    _audited(set_up)
+
+
+def test_a_question_about_the_attempt_before_does_not_send_the_new_one(
+    set_up: Holdfast, desk_with: DeskWith
+) -> None:
+    """Sent without being marked, it would wait for the credit after a chargeback, and be paid twice."""
+    bank = ScriptedBank(submit=[REJECTED, NO_ANSWER], find=[NEVER_SEEN])
+    desk = desk_with(bank)
+    shop, refund, order = _failed_refund(desk)
+    assert set_up("refund", "retry", "--shop", shop, "--refund", refund, *WHY).exit_code == 0
+    question = CheckRefund(refund_keys=(_key(desk, refund),))
+    refunds.check_refunds(desk.steps, [question], tools=desk.transfer_tools)
+    assert (_state(desk, refund), len(bank.submitted)) == ("ready", 1)
+    desk.bank_says(bank_debited(debit_data(order)))
+    assert (_state(desk, refund), len(bank.submitted)) == ("waiting", 1)
+
+
+def _key(desk: Desk, refund: str) -> UUID:
+    return UUID(str(desk.value("SELECT refund_key FROM refunds WHERE refund_id = :it", it=refund)))

@@ -6,7 +6,7 @@ silent. A refund that the bank refuses stays in `refundable`: the hold that it c
 now, so what becomes of it is for people to decide.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from uuid import UUID
 
@@ -20,7 +20,13 @@ from ledger.postings import Posting, PostingKind
 from schemas.commands import CheckRefund, SubmitRefund
 from schemas.outgoing import RefundFailed, RefundSettled
 from workers.payout import refund_store as store
-from workers.payout.decisions import OPEN_STATES, TransferState, check_delay_ms, decide_transfer
+from workers.payout.decisions import (
+    OPEN_STATES,
+    SENT_STATES,
+    TransferState,
+    check_delay_ms,
+    decide_transfer,
+)
 from workers.payout.handlers.transfers import TransferTools
 from workers.payout.transfers import BankWord, TransferAnswer, TransferInstruction
 from workers.payout.withdrawal_store import find_paused_shops
@@ -60,23 +66,36 @@ def submit_refunds(steps: Steps, commands: Sequence[SubmitRefund], *, tools: Tra
 
 
 def check_refunds(steps: Steps, commands: Sequence[CheckRefund], *, tools: TransferTools) -> None:
-    """Ask the bank what became of refunds that have not ended."""
+    """
+    Ask the bank what became of refunds that have not ended.
+
+    One that is ready is left to `submit_refunds`, which marks it first: a question about the attempt before
+    may still be on its way, and must not send a new one that a chargeback could still hold back.
+    """
     for tries in sorted({command.tries for command in commands}):
         keys = {key for command in commands if command.tries == tries for key in command.refund_keys}
         with steps.begin("ask_refund") as step:
-            refunds = [r for r in store.lock_refunds(step.connection, keys) if r.state in OPEN_STATES]
+            refunds = [r for r in store.lock_refunds(step.connection, keys) if r.state in SENT_STATES]
             store.touch_refunds(step.connection, [r.refund_key for r in refunds], now=step.now)
             paused = find_paused_shops(step.connection, (r.shop_id for r in refunds))
         answers = _ask_all(refunds, partial(_find_or_submit, tools=tools, paused=paused), tools)
         _book_answers(steps, answers, tries=tries + 1)
 
 
-def book_refund_answers(step: Step, answers: dict[UUID, TransferAnswer]) -> list[UUID]:
-    """Book the bank's words; return the refunds that still wait for its last one."""
+def book_refund_answers(step: Step, answers: Mapping[str, TransferAnswer]) -> list[UUID]:
+    """
+    Book the bank's words, by the id that each is about; return the refunds that still wait for its last one.
+
+    A word about an attempt that was begun anew meanwhile is no word about the new one, and changes nothing.
+    """
     changes: list[tuple[UUID, TransferState, str | None]] = []
     still_open: list[UUID] = []
-    for refund in store.lock_refunds(step.connection, answers):
-        answer = answers[refund.refund_key]
+    known = store.find_refund_keys(step.connection, list(answers))
+    for refund in store.lock_refunds(step.connection, known.values()):
+        # Looked for again: an operator may have begun another attempt before we had the lock.
+        answer = answers.get(refund.end_to_end_id)
+        if answer is None:
+            continue
         change = decide_transfer(refund.state, answer)
         if change is not None:
             changes.append((refund.refund_key, change.state, answer.reason))
@@ -91,11 +110,11 @@ def book_refund_answers(step: Step, answers: dict[UUID, TransferAnswer]) -> list
 
 def _ask_all(
     refunds: Sequence[store.Refund], ask: Callable[[store.Refund], TransferAnswer], tools: TransferTools
-) -> dict[UUID, TransferAnswer]:
+) -> dict[str, TransferAnswer]:
     reach("refund: before bank")
     answers = list(tools.pool.map(ask, refunds))
     reach("refund: bank answered")
-    return {refund.refund_key: answer for refund, answer in zip(refunds, answers, strict=True)}
+    return {refund.end_to_end_id: answer for refund, answer in zip(refunds, answers, strict=True)}
 
 
 def _instruction(refund: store.Refund) -> TransferInstruction:
@@ -123,7 +142,7 @@ def _find_or_submit(refund: store.Refund, tools: TransferTools, *, paused: Colle
     return tools.bank.submit(_instruction(refund))
 
 
-def _book_answers(steps: Steps, answers: dict[UUID, TransferAnswer], *, tries: int) -> None:
+def _book_answers(steps: Steps, answers: Mapping[str, TransferAnswer], *, tries: int) -> None:
     if not answers:
         return
     with steps.begin("book_refund") as step:

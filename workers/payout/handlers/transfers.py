@@ -7,7 +7,7 @@ fails to say, is then judged by `decide_transfer` and booked.
 
 import json
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,6 +29,7 @@ from workers.payout import store
 from workers.payout.bank import Bank, BankUnavailable
 from workers.payout.decisions import (
     OPEN_STATES,
+    SENT_STATES,
     TransferChange,
     TransferState,
     check_delay_ms,
@@ -40,7 +41,8 @@ from workers.payout.withdrawal_store import find_paused_shops
 
 log = structlog.get_logger(__name__)
 
-BookRefunds = Callable[[Step, dict[UUID, TransferAnswer]], object]
+# Takes the bank's words by end-to-end id.
+BookRefunds = Callable[[Step, Mapping[str, TransferAnswer]], object]
 
 _RETURNS_FEED = "returns"
 _RETURNS_PAGE = 500
@@ -84,12 +86,16 @@ def submit_transfers(steps: Steps, commands: Sequence[SubmitTransfer], *, tools:
 
 
 def check_transfers(steps: Steps, commands: Sequence[CheckTransfer], *, tools: TransferTools) -> None:
-    """Ask the bank what became of transfers that it has not settled, or of which it said nothing."""
+    """
+    Ask the bank what became of transfers that it has not settled, or of which it said nothing.
+
+    One that is ready is left to `submit_transfers`, which marks it before it is sent.
+    """
     for tries in sorted({command.tries for command in commands}):
         payout_ids = {id_ for command in commands if command.tries == tries for id_ in command.payout_ids}
         with steps.begin("ask_transfer") as step:
             transfers = [
-                t for t in store.lock_transfers(step.connection, payout_ids) if t.state in OPEN_STATES
+                t for t in store.lock_transfers(step.connection, payout_ids) if t.state in SENT_STATES
             ]
             store.touch_transfers(step.connection, [t.payout_id for t in transfers], now=step.now)
             paused = find_paused_shops(step.connection, (t.shop_id for t in transfers))
@@ -137,7 +143,7 @@ def _book_returns(steps: Steps, page: Sequence[ReturnedTransfer], book_refunds: 
         }
         refunds = find_refund_keys(step.connection, [entry.end_to_end_id for entry in page])
         refund_answers = {
-            refunds[entry.end_to_end_id]: TransferAnswer(BankWord.RETURNED, entry.reason)
+            entry.end_to_end_id: TransferAnswer(BankWord.RETURNED, entry.reason)
             for entry in page
             if entry.end_to_end_id in refunds
         }
