@@ -76,6 +76,14 @@ def test_usual_messages_take_the_quick_way() -> None:
         (b'"seller_id": "s-1"', b'"seller_id": "s-9", "seller_id": "s-1"'),
         (b'"type": "order.paid"', b'"type": "order.lost", "type": "order.paid"'),
         (b'"time": "2026-11-23T08:00:00Z"', b'"time": null'),
+        (
+            b'"time": "2026-11-23T08:00:00Z", "datacontenttype": "application/json"',
+            b'"time": null, "datacontenttype": null, "specversion": "1.0"',
+        ),
+        (
+            b'"id": "e-1", "source": "/shops/acme", "type": "order.paid", "time": "2026-11-23T08:00:00Z"',
+            b'"id": 7, "id": "e-1", "source": "/shops/acme", "type": "order.paid", "time": null',
+        ),
         (b'"time": "2026-11-23T08:00:00Z"', b'"time": "2026-02-30T08:00:00Z"'),
         (b'"time": "2026-11-23T08:00:00Z"', b'"time": "2026-11-23T08:00:00Z", "traceparent": "00-1"'),
         (b'"protection_days": 3', b'"protection_days": null'),
