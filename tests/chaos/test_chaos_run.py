@@ -26,7 +26,8 @@ def test_whatever_breaks_nothing_is_lost_nothing_happens_twice_nothing_early(tmp
         rounds=1,
         faults=FAULTS,
         rate=10,
-        copies={"payment": 1, "escrow": 2, "payout": 1, "relay": 1},
+        kill_worker_every_seconds=4,
+        copies={"payment": 1, "escrow": 1, "payout": 1, "relay": 1},
     )
     lines: list[str] = []
     report = run(options, tmp_path / "chaos", lines.append)
