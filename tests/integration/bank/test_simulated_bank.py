@@ -406,7 +406,7 @@ def test_keygen_makes_a_key_once_and_prints_its_public_half(tmp_path: Path) -> N
     assert path.stat().st_mode & 0o077 == 0
 
 
-@pytest.mark.parametrize("path", ["/nothing", "/transfers"])
+@pytest.mark.parametrize("path", ["/nothing", "/credits"])
 def test_a_wrong_path_or_method_is_answered_in_json(bank: BankProcess, path: str) -> None:
     answer = httpx.get(bank.url + path)
     assert answer.status_code in {404, 405}

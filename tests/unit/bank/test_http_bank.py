@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from workers.payout.bank import BankUnavailable, HttpBank
@@ -163,6 +164,8 @@ def test_returns_come_in_the_order_of_their_positions() -> None:
 
 def test_neither_logs_nor_errors_show_the_sellers_account(monkeypatch: pytest.MonkeyPatch) -> None:
     with capture_logs() as logs:
+        # A logger of its own: one that was used before keeps the configuration it was first used with.
+        monkeypatch.setattr("workers.payout.bank.log", structlog.get_logger())
         for reply in (silent, resetting, no_http, saying(500)):
             with a_bank_that(reply) as url:
                 HttpBank(url, timeout_s=0.2).submit(INSTRUCTION)
