@@ -1,5 +1,6 @@
 """Each alert fires and stays quiet where it should, reads metrics that exist, and leads to its section."""
 
+import functools
 import re
 import shutil
 import subprocess
@@ -30,6 +31,7 @@ def promtool(*arguments: str | Path) -> str:
     return ran.stdout
 
 
+@functools.cache
 def alerts() -> list[Any]:
     return [
         pytest.param(rule, id=rule["alert"])
@@ -39,6 +41,7 @@ def alerts() -> list[Any]:
     ]
 
 
+@functools.cache
 def sections() -> dict[str, str]:
     """Return the runbook's sections by the anchor that the site gives them."""
     parts = re.split(r"^## (.+)$", RUNBOOK.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
@@ -48,14 +51,22 @@ def sections() -> dict[str, str]:
     }
 
 
+@functools.cache
+def all_scenarios() -> list[Any]:
+    return [
+        scenario
+        for path in sorted(SCENARIOS.glob("*.test.yaml"))
+        for scenario in yaml.safe_load(path.read_text(encoding="utf-8"))["tests"]
+    ]
+
+
 def scenarios(alert: str) -> tuple[list[Any], list[Any]]:
     """Return the scenarios in which an alert is expected, and those in which it is not."""
     firing, quiet = [], []
-    for path in SCENARIOS.glob("*.test.yaml"):
-        for scenario in yaml.safe_load(path.read_text(encoding="utf-8"))["tests"]:
-            for expected in scenario["alert_rule_test"]:
-                if expected["alertname"] == alert:
-                    (firing if expected["exp_alerts"] else quiet).append(scenario)
+    for scenario in all_scenarios():
+        for expected in scenario["alert_rule_test"]:
+            if expected["alertname"] == alert:
+                (firing if expected["exp_alerts"] else quiet).append(scenario)
     return firing, quiet
 
 
