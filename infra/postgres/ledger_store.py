@@ -7,7 +7,7 @@ plus the tail of postings behind the seal. See docs/accounts.md.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -41,7 +41,8 @@ def record_postings(connection: Connection, postings: Sequence[Posting], *, book
     """
     Write postings in the caller's transaction and carry the withdrawable balances along.
 
-    A posting whose id is known with the same content is skipped and moves nothing. Balance rows are
+    A posting whose id is known with the same content, or stands twice among these, moves nothing the second
+    time. Balance rows are
     taken in key order, so two calls cannot deadlock. Amounts are minor units.
 
     Raises:
@@ -51,7 +52,7 @@ def record_postings(connection: Connection, postings: Sequence[Posting], *, book
     """
     if not postings:
         return
-    ordered = sorted(postings, key=_number_of)
+    ordered = sorted(_each_once(postings), key=_number_of)
     left_out = {
         row.posting_id
         for row in insert_unless_known(
@@ -193,6 +194,21 @@ def _balance(row: Any) -> SellerBalance:  # noqa: ANN401 - a result row
     return SellerBalance(
         row.seller_id, row.currency, int(row.held), int(row.available), int(row.in_payout), int(row.paid_out)
     )
+
+
+def _each_once(postings: Sequence[Posting]) -> Collection[Posting]:
+    """
+    Return each posting once: the table takes an id once, and so must the balance beside it.
+
+    Raises:
+        ConflictingPosting: one id stands here twice with different content.
+    """
+    by_id = {posting.posting_id: posting for posting in postings}
+    if len(by_id) < len(postings):
+        for posting in postings:
+            if by_id[posting.posting_id] != posting:
+                raise ConflictingPosting(f"{posting.kind} of {posting.cause_id} stands twice, not the same")
+    return by_id.values()
 
 
 def _number_of(posting: Posting) -> int:

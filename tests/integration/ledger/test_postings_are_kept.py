@@ -77,6 +77,25 @@ def test_the_same_posting_twice_moves_nothing_the_second_time(engine: Engine) ->
     assert balance(engine, shop, "s-1")["available"] == 100
 
 
+def test_the_same_posting_twice_in_one_call_moves_once(engine: Engine) -> None:
+    """The table takes an id once; the balance that is kept beside it must not count it twice."""
+    shop = fresh("shop")
+    postings = released(shop, 100)
+    post(engine, *postings, *postings)
+    key = SellerCurrency(shop, "s-1", "CNY")
+    with engine.begin() as connection:
+        assert lock_available(connection, [key]) == {key: 100}
+    assert balance(engine, shop, "s-1")["available"] == 100
+
+
+def test_one_id_with_two_contents_in_one_call_is_refused(engine: Engine) -> None:
+    shop = fresh("shop")
+    cause = new_id()
+    with pytest.raises(ConflictingPosting):
+        post(engine, *[a_posting(PostingKind.HELD, shop, amount, cause=cause) for amount in (100, 101)])
+    assert balance(engine, shop, "s-1") == {}
+
+
 def test_a_known_posting_with_other_content_rolls_everything_back(engine: Engine) -> None:
     shop = fresh("shop")
     cause = new_id()
