@@ -2,8 +2,8 @@
 Keys in the database: those of the shops and banks that write to us, and our own.
 
 Whether a key is active is judged by the database's clock. Workers keep what they read for half a second, a
-second at most, so a revocation takes effect everywhere within that time. The names of all senders are kept
-for as long, so that a flood of forgeries under invented names costs no flood of queries.
+second at most, so a revocation takes effect everywhere within that time. Names that are not registered are
+asked for a batch at a time, so that a flood of forgeries under invented names costs no flood of queries.
 """
 
 import hmac
@@ -11,7 +11,7 @@ import json
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
@@ -19,6 +19,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Engine, text
 
+from infra.postgres.arrays import text_array
 from infra.postgres.bulk import insert_rows
 from infra.postgres.tables import holdfast_keys, sender_keys
 from infra.security.encryption import Vault
@@ -81,48 +82,48 @@ class KeyStore:
         self._vault = vault
         self._cache_seconds = cache_seconds
         self._lock = threading.Lock()
-        self._senders: OrderedDict[tuple[str, str], tuple[float, SenderRecord | None]] = OrderedDict()
-        self._registered: tuple[float, frozenset[tuple[str, str]]] = (0.0, frozenset())
-        self._asking = threading.Lock()
+        self._senders: OrderedDict[tuple[str, str], tuple[float, SenderRecord]] = OrderedDict()
         self._signer: _Kept[Signer] = _Kept(cache_seconds)
         self._opener: _Kept[Opener] = _Kept(cache_seconds)
 
     def sender(self, kind: str, sender_id: str) -> SenderRecord | None:
         """Return a shop or bank with its active keys; None if it is not registered."""
-        key = (kind, sender_id)
+        return self.senders([(kind, sender_id)]).get((kind, sender_id))
+
+    def senders(self, names: Iterable[tuple[str, str]]) -> dict[tuple[str, str], SenderRecord]:
+        """
+        Return those of these senders that are registered, by kind and id, with their active keys.
+
+        That a name is unknown is never remembered: it is asked for anew in each call, all names of a batch
+        with one query. So a sender is known from the moment that it is registered, whatever was asked before,
+        and a forger who invents names costs a query a batch and no memory.
+        """
+        wanted = set(names)
+        now = time.monotonic()
         with self._lock:
-            found = self._senders.get(key)
-        if found is not None and found[0] > time.monotonic():
-            return found[1]
-        if found is None and not self._is_registered(key):
-            return None
+            kept = {name: self._senders[name] for name in wanted & self._senders.keys()}
+        found = {name: record for name, (good_until, record) in kept.items() if good_until > now}
+        missing = sorted(wanted - found.keys())
+        if missing:
+            found |= self._read(missing)
+        return found
+
+    def _read(self, missing: Sequence[tuple[str, str]]) -> dict[tuple[str, str], SenderRecord]:
         # From before the question: a revocation that the answer just missed counts against the time kept.
         good_until = time.monotonic() + self._cache_seconds
+        records: dict[tuple[str, str], SenderRecord] = {}
         with self._engine.connect() as connection:
-            record = find_sender(connection, self._vault, kind, sender_id)
+            for kind, sender_id in find_registered(connection, missing):
+                record = find_sender(connection, self._vault, kind, sender_id)
+                if record is not None:
+                    records[kind, sender_id] = record
         with self._lock:
-            self._senders.pop(key, None)
-            if record is not None:
-                self._senders[key] = (good_until, record)
+            for name in missing:
+                self._senders.pop(name, None)
+            self._senders |= {name: (good_until, record) for name, record in records.items()}
             while len(self._senders) > _MAX_CACHED_SENDERS:
                 self._senders.popitem(last=False)
-        return record
-
-    def _is_registered(self, key: tuple[str, str]) -> bool:
-        """
-        Tell whether a name is one of ours, by a list of all of them that is read once in a while.
-
-        However many names a forger invents, the database is asked no more often for it, and nothing is kept
-        of any of them.
-        """
-        with self._asking:
-            good_until, names = self._registered
-            if key not in names and good_until <= time.monotonic():
-                good_until = time.monotonic() + self._cache_seconds
-                with self._engine.connect() as connection:
-                    names = find_sender_names(connection)
-                self._registered = (good_until, names)
-        return key in names
+        return records
 
     def signer(self) -> Signer:
         """Return what signs our events now, by every key of ours that is still good."""
@@ -142,12 +143,20 @@ class KeyStore:
         return keys
 
 
-def find_sender_names(connection: Connection) -> frozenset[tuple[str, str]]:
-    """Return kind and id of every registered sender."""
+def find_registered(connection: Connection, names: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return those of these names, kind and id, that are registered."""
     rows = connection.execute(
-        text("SELECT 'shop', shop_id FROM shops UNION ALL SELECT 'bank', bank_id FROM banks")
+        text("""
+            SELECT kind, id FROM unnest(CAST(:kinds AS text[]), CAST(:ids AS text[])) AS given(kind, id)
+            WHERE (kind = 'shop' AND EXISTS (SELECT FROM shops WHERE shop_id = given.id))
+               OR (kind = 'bank' AND EXISTS (SELECT FROM banks WHERE bank_id = given.id))
+        """),
+        {
+            "kinds": text_array([kind for kind, _ in names]),
+            "ids": text_array([sender_id for _, sender_id in names]),
+        },
     )
-    return frozenset((kind, sender_id) for kind, sender_id in rows)
+    return [(kind, sender_id) for kind, sender_id in rows]
 
 
 def find_sender(connection: Connection, vault: Vault, kind: str, sender_id: str) -> SenderRecord | None:

@@ -5,7 +5,7 @@ Nothing here touches the database for a message before its signature is checked,
 a sender that it names, which are cached.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -30,6 +30,7 @@ from schemas.envelope import Envelope, MalformedMessage, parse_message
 from schemas.event_data import EventData
 from schemas.inbound import INBOUND, InvalidData, hash_of_raw, validate_data
 from schemas.one_pass import read_orders_paid
+from schemas.order_paid import OrderPaid
 from schemas.reasons import QuarantineReason
 
 log = structlog.get_logger(__name__)
@@ -72,6 +73,45 @@ class _Refusal:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """
+    A message of the right form, whoever sent it.
+
+    `orders` are the models of its envelopes where it was read in one pass, else None.
+    """
+
+    sender: tuple[str, str]
+    scope: str | None
+    envelopes: Sequence[Envelope]
+    orders: Sequence[OrderPaid] | None
+
+
+def _read(delivery: Delivery) -> _Read | _Refusal:
+    """Read a message as far as that needs no key."""
+    quick = read_orders_paid(delivery.body, delivery.content_type)
+    try:
+        envelopes = (
+            parse_message(delivery.body, delivery.content_type)
+            if quick is None
+            else [envelope for envelope, _ in quick]
+        )
+    except MalformedMessage as error:
+        return _Refusal(error.reason, error.detail)
+    first = envelopes[0]
+    model = INBOUND.get(first.type)
+    if model is None:
+        return _Refusal(QuarantineReason.UNKNOWN_TYPE, f"type {first.type} is none that we know")
+    if delivery.routing_key != first.type:
+        detail = f"routing key is not the type {first.type}"
+        return _Refusal(QuarantineReason.ROUTING_KEY_MISMATCH, detail)
+    kind, _ = first.sender
+    if kind != ("bank" if model.SCOPE is None else "shop"):
+        return _Refusal(QuarantineReason.UNKNOWN_SENDER, f"{first.type} does not come from a {kind}")
+    orders = None if quick is None else [order for _, order in quick]
+    return _Read(first.sender, model.SCOPE, envelopes, orders)
+
+
 class Ingress:
     """
     Judges deliveries as docs/message-flow.md says: authentic events out, the rest into quarantine.
@@ -107,8 +147,11 @@ class Ingress:
         now = self._clock()
         admitted: list[InboundEvent] = []
         refused: list[tuple[Delivery, _Refusal]] = []
-        for delivery in deliveries:
-            verdict = self._judge(delivery, now)
+        read = [(delivery, _read(delivery)) for delivery in deliveries]
+        # Asked for together: however many names are invented, it is one question.
+        senders = self._keys.senders({one.sender for _, one in read if isinstance(one, _Read)})
+        for delivery, one in read:
+            verdict = one if isinstance(one, _Refusal) else self._judge(delivery, one, senders, now)
             if isinstance(verdict, _Refusal):
                 refused.append((delivery, verdict))
                 continue
@@ -121,39 +164,26 @@ class Ingress:
         self._quarantine(refused)
         return admitted
 
-    def _judge(  # noqa: PLR0911 - one return for each thing that can be wrong
-        self, delivery: Delivery, now: datetime
+    def _judge(
+        self,
+        delivery: Delivery,
+        read: "_Read",
+        senders: Mapping[tuple[str, str], SenderRecord],
+        now: datetime,
     ) -> list[InboundEvent] | _Refusal:
-        read = read_orders_paid(delivery.body, delivery.content_type)
-        if read is not None:
-            envelopes = [envelope for envelope, _ in read]
-        else:
-            try:
-                envelopes = parse_message(delivery.body, delivery.content_type)
-            except MalformedMessage as error:
-                return _Refusal(error.reason, error.detail)
-        first = envelopes[0]
-        model = INBOUND.get(first.type)
-        if model is None:
-            return _Refusal(QuarantineReason.UNKNOWN_TYPE, f"type {first.type} is none that we know")
-        if delivery.routing_key != first.type:
-            detail = f"routing key is not the type {first.type}"
-            return _Refusal(QuarantineReason.ROUTING_KEY_MISMATCH, detail)
-        kind, sender_id = first.sender
-        if kind != ("bank" if model.SCOPE is None else "shop"):
-            return _Refusal(QuarantineReason.UNKNOWN_SENDER, f"{first.type} does not come from a {kind}")
-        sender = self._keys.sender(kind, sender_id)
+        kind, sender_id = read.sender
+        sender = senders.get(read.sender)
         if sender is None:
             return _Refusal(QuarantineReason.UNKNOWN_SENDER, f"{kind} {sender_id} is not registered")
-        refusal = self._check_signature(delivery, envelopes, sender, model.SCOPE, now)
+        refusal = self._check_signature(delivery, read.envelopes, sender, read.scope, now)
         if refusal is not None:
             return refusal
-        if read is not None:
+        if read.orders is not None:
             return [
                 InboundEvent(kind, sender_id, sender.active, envelope, order, order.content_hash())
-                for envelope, order in read
+                for envelope, order in zip(read.envelopes, read.orders, strict=True)
             ]
-        return [_event(kind, sender_id, sender, envelope) for envelope in envelopes]
+        return [_event(kind, sender_id, sender, envelope) for envelope in read.envelopes]
 
     def _check_signature(
         self,
