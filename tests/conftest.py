@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 from psycopg import sql
 from workflow_support import canaries
@@ -32,6 +33,14 @@ TEST_RUNS = LOCAL / "test"
 # A slow machine is no reason for a property to fail.
 settings.register_profile("holdfast", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("holdfast")
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """Commands and workers set up logging for their process; here many tests share one."""
+    kept = structlog.get_config()
+    yield
+    structlog.configure(**kept)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,11 @@
 """A whole system on a PostgreSQL that archives its WAL, and a broker that can be lost with its messages."""
 
-import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from losable_broker import LosableBroker
 from workflow_support.system import System
 
 from infra.local.archived_postgres import ArchivedPostgres
@@ -35,23 +35,6 @@ def young_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivatePo
         yield server
     finally:
         server.stop()
-
-
-class LosableBroker:
-    """A vhost that a disaster empties: messages, queues and exchanges are gone, the address is the same."""
-
-    def __init__(self, node: Any) -> None:
-        self._node = node
-        self._vhost = f"test-{secrets.token_hex(6)}"
-        node.add_vhost(self._vhost)
-        self.url: str = node.url(self._vhost)
-
-    def is_lost(self) -> None:
-        self._node.delete_vhost(self._vhost)
-        self._node.add_vhost(self._vhost)
-
-    def close(self) -> None:
-        self._node.delete_vhost(self._vhost)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
-from conftest import LosableBroker
+from losable_broker import LosableBroker
 from workflow_support.outsider import Message, Shop, fresh, order_data
 from workflow_support.system import WORKERS, System
 

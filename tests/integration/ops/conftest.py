@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from io import StringIO
 
 import pytest
-import structlog
 from command_runs import Holdfast, Ran
 from workflow_support.desk import DAY_SECONDS, ENCRYPTION_KEY
 
@@ -21,7 +20,6 @@ def holdfast(
     monkeypatch.setenv("HOLDFAST_ENCRYPTION_KEY", ENCRYPTION_KEY)
     monkeypatch.setenv("HOLDFAST_PROTECTION_DAY_SECONDS", str(DAY_SECONDS))
     monkeypatch.setenv("USER", "ada")
-    kept = structlog.get_config()
 
     def run(*arguments: str, stdin: str = "") -> Ran:
         monkeypatch.setattr("sys.stdin", StringIO(stdin))
@@ -30,5 +28,4 @@ def holdfast(
         printed = capsys.readouterr()
         return Ran(exit_code, printed.out, printed.err)
 
-    yield run
-    structlog.configure(**kept)
+    return run

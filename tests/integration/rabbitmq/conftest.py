@@ -2,11 +2,9 @@ from collections.abc import Callable, Iterator
 
 import pika
 import pytest
+from rabbitmq_support import DAY_SECONDS
 
 from infra.rabbitmq import topology
-
-# Three days of the test's protection periods last three seconds.
-DAY_SECONDS = 1
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,9 @@ from infra.rabbitmq.publisher import Publisher
 
 PATIENCE_SECONDS = 20.0
 
+# Three days of the test's protection periods last three seconds.
+DAY_SECONDS = 1
+
 
 def wait_until(true: Callable[[], object], *, patience: float = PATIENCE_SECONDS) -> None:
     """Return as soon as it is true; fail when it does not become true."""

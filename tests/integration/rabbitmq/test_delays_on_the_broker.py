@@ -1,8 +1,7 @@
 import time
 
 import pytest
-from conftest import DAY_SECONDS
-from rabbitmq_support import Recorder, Workplace, amqp, depth, read, wait_until
+from rabbitmq_support import DAY_SECONDS, Recorder, Workplace, amqp, depth, read, wait_until
 
 from infra.rabbitmq.messages import PublishOutcome, command_message
 from infra.rabbitmq.publisher import Publisher

@@ -1,7 +1,6 @@
 import pika
 import pytest
-from conftest import DAY_SECONDS
-from rabbitmq_support import amqp, read, send
+from rabbitmq_support import DAY_SECONDS, amqp, read, send
 
 from infra.rabbitmq import topology
 from infra.rabbitmq.topology import Drift

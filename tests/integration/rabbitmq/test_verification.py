@@ -8,8 +8,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 import pytest
-from conftest import DAY_SECONDS
-from rabbitmq_support import amqp
+from rabbitmq_support import DAY_SECONDS, amqp
 
 from infra.local.rabbitmq import PrivateRabbitMQ
 from infra.rabbitmq import topology
@@ -168,6 +167,7 @@ def test_a_missing_queue_and_exchange_are_found(judge: Callable[[], Verdict], ve
     assert drifts == {
         (Drift.MISSING_QUEUE, "escrow.hold.XQ"),
         (Drift.MISSING_EXCHANGE, "holdfast.unrouted"),
+        (Drift.MISSING_BINDING, "holdfast.dead_letters -escrow.hold.XQ-> escrow.hold.XQ"),
         (Drift.MISSING_BINDING, "holdfast.unrouted --> quarantine"),
     }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from prometheus_client import Counter
+from prometheus_client import REGISTRY, Counter
 from workflow_support import canaries
 
 
@@ -41,5 +41,9 @@ def test_a_secret_in_a_log_or_a_metric_is_found(tmp_path: Path, planted: str) ->
     )
     assert canaries.search_files([log]) == [f"{log}: {planted}"]
     assert canaries.search_metrics() == []
-    Counter("holdfast_test_leak", "A label that holds what it must not.", ["it"]).labels(it=planted).inc()
-    assert canaries.search_metrics() == [f"metrics: {planted}"]
+    leak = Counter("holdfast_test_leak", "A label that holds what it must not.", ["it"])
+    try:
+        leak.labels(it=planted).inc()
+        assert canaries.search_metrics() == [f"metrics: {planted}"]
+    finally:
+        REGISTRY.unregister(leak)

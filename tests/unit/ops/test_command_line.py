@@ -7,7 +7,6 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from infra.postgres.audit import CHECKS
@@ -20,13 +19,10 @@ _NOWHERE = "127.0.0.1:1"
 
 @pytest.fixture(autouse=True)
 def _unreachable_services(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Settings that are valid but lead nowhere; logging is put back after each test."""
+    """Settings that are valid but lead nowhere."""
     monkeypatch.setenv("HOLDFAST_DATABASE_URL", f"postgresql://holdfast:db-secret@{_NOWHERE}/holdfast")
     monkeypatch.setenv("HOLDFAST_BROKER_URL", f"amqp://holdfast:mq-secret@{_NOWHERE}/")
     monkeypatch.setenv("HOLDFAST_ENCRYPTION_KEY", base64.b64encode(bytes(32)).decode())
-    kept = structlog.get_config()
-    yield
-    structlog.configure(**kept)
 
 
 Run = Callable[..., tuple[int, str, str]]
