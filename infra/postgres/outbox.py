@@ -39,6 +39,8 @@ class StoredEvent:
 
 @dataclass(frozen=True, slots=True)
 class CommandRow:
+    """`delay_ms` counts from the moment the row was handed out: when it was written, or leased by the relay."""
+
     queue: str
     command: str
     arguments: str
@@ -124,7 +126,7 @@ def write_outbox(
     written = insert_rows(
         connection,
         outbox_table,
-        [_row(row, now + timedelta(seconds=grace_seconds)) for row in rows],
+        [_row(row, now, now + timedelta(seconds=grace_seconds)) for row in rows],
         returning=("outbox_id",),
     )
     return [_with_id(row, found.outbox_id) for row, found in zip(rows, written, strict=True)]
@@ -152,6 +154,7 @@ def lease_unpublished(
     """
     Take the oldest rows that nobody has published, for `lease_seconds`; commit, then publish them.
 
+    A delay is what is left of it: a row that waited here for hours still arrives when it was meant to.
     A relay that dies with a lease loses nothing: the rows come up again when it runs out.
     """
     leased = connection.execute(
@@ -173,7 +176,10 @@ def lease_unpublished(
                               attempts = attempts + 1
             FROM bounded
             WHERE outbox.outbox_id = bounded.outbox_id AND bounded.before < :max_bytes
-            RETURNING outbox.outbox_id, queue, command, CAST(arguments AS text) AS arguments, delay_ms,
+            RETURNING outbox.outbox_id, queue, command, CAST(arguments AS text) AS arguments,
+                      -- Rounded up, so never early; no longer than meant, should the clock have been set back.
+                      least(delay_ms, greatest(0, delay_ms - CAST(floor(
+                          extract(epoch FROM clock_timestamp() - created_at) * 1000) AS bigint))) AS delay_ms,
                       shop_id, type, event_ids, attempts
         """),
         {"limit": limit, "lease": lease_seconds, "max_bytes": max_bytes},
@@ -211,7 +217,7 @@ def delete_published(connection: Connection, *, retention_seconds: int, limit: i
     ).rowcount
 
 
-def _row(row: OutboxRow, next_attempt_at: datetime) -> dict[str, Any]:
+def _row(row: OutboxRow, now: datetime, next_attempt_at: datetime) -> dict[str, Any]:
     command = row if isinstance(row, CommandRow) else None
     events = row if isinstance(row, EventsRow) else None
     return {
@@ -222,6 +228,8 @@ def _row(row: OutboxRow, next_attempt_at: datetime) -> dict[str, Any]:
         "shop_id": events and events.shop_id,
         "type": events and events.type,
         "event_ids": events and uuid_array(event.event_id for event in events.events),
+        # The moment from which the delay was counted.
+        "created_at": now,
         "next_attempt_at": next_attempt_at,
     }
 

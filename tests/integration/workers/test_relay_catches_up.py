@@ -1,19 +1,42 @@
 """A relay that was away for a day."""
 
 import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pika
+import pytest
 from sqlalchemy import create_engine, text
 
 from infra.postgres.outbox import delete_published
+from infra.postgres.step import Steps
 from infra.rabbitmq import topology
 from infra.rabbitmq.outbox_publisher import OutboxPublisher
 from infra.rabbitmq.publisher import Publisher
+from schemas.commands import CollectReturns
 from workers.relay.loops import publish_left_over
 
 ROWS = 1_500  # More than the relay takes at once.
+
+
+@contextmanager
+def a_relay(database_url: str, broker_url: str) -> Iterator[Any]:
+    """As much of a relay's process as publishing left-over commands takes."""
+    topology.apply(broker_url, 1)
+    engine = create_engine(database_url.replace("postgresql://", "postgresql+psycopg://"))
+    publisher = Publisher(broker_url)
+    outbox = OutboxPublisher(
+        engine, publisher, lambda: (_ for _ in ()).throw(AssertionError), timeout_seconds=30, day_seconds=1
+    )
+    try:
+        yield SimpleNamespace(engine=engine, outbox=outbox)
+    finally:
+        publisher.close()
+        engine.dispose()
 
 
 def read_all(broker_url: str, queue: str, count: int) -> list[bytes]:
@@ -36,15 +59,8 @@ def read_all(broker_url: str, queue: str, count: int) -> list[bytes]:
 def test_what_waited_for_a_day_is_published_once_and_in_order_of_age(
     database_url: str, broker_url: str
 ) -> None:
-    topology.apply(broker_url, 1)
-    engine = create_engine(database_url.replace("postgresql://", "postgresql+psycopg://"))
-    publisher = Publisher(broker_url)
-    outbox = OutboxPublisher(
-        engine, publisher, lambda: (_ for _ in ()).throw(AssertionError), timeout_seconds=30, day_seconds=1
-    )
-    process: Any = SimpleNamespace(engine=engine, outbox=outbox)
-    try:
-        with engine.begin() as connection:
+    with a_relay(database_url, broker_url) as relay:
+        with relay.engine.begin() as connection:
             connection.execute(
                 text("""
                     INSERT INTO outbox (queue, command, arguments, created_at, next_attempt_at)
@@ -56,13 +72,38 @@ def test_what_waited_for_a_day_is_published_once_and_in_order_of_age(
                 {"rows": ROWS},
             )
         published = 0
-        while count := publish_left_over(process):
+        while count := publish_left_over(relay):
             published += count
         assert published == ROWS
         numbers = [json.loads(body)["number"] for body in read_all(broker_url, "escrow.hold", ROWS)]
         assert numbers == list(range(1, ROWS + 1))
-        with engine.begin() as connection:
+        with relay.engine.begin() as connection:
             assert delete_published(connection, retention_seconds=0, limit=ROWS + 1) == ROWS
-    finally:
-        publisher.close()
-        engine.dispose()
+
+
+@pytest.mark.parametrize("left_seconds", [-3_600, 4])
+def test_an_alarm_that_waited_through_an_outage_rings_when_it_was_meant_to(
+    database_url: str, broker_url: str, left_seconds: int
+) -> None:
+    """Not a whole delay after the outage: money would be withdrawable hours late."""
+    delay = timedelta(days=5)
+    with a_relay(database_url, broker_url) as relay:
+        nobody_publishes = Steps(relay.engine, after_commit=lambda _rows: None, grace_seconds=0)
+        with nobody_publishes.begin() as step:
+            step.command("escrow.release", CollectReturns(), delay_ms=delay // timedelta(milliseconds=1))
+        with relay.engine.begin() as connection:
+            due = connection.execute(
+                text("""
+                    UPDATE outbox SET created_at = clock_timestamp() - :waited
+                    WHERE published_at IS NULL RETURNING created_at + :delay
+                """),
+                {"waited": delay - timedelta(seconds=left_seconds), "delay": delay},
+            ).scalar_one()
+        assert publish_left_over(relay) == 1
+        began = time.monotonic()
+        read_all(broker_url, "escrow.release", 1)
+        with relay.engine.begin() as connection:
+            late = connection.execute(text("SELECT clock_timestamp() - :due"), {"due": due}).scalar_one()
+    assert late >= timedelta(0), "early by any amount is early"
+    # The lanes' whole second, and the load of the machine.
+    assert time.monotonic() - began < max(0, left_seconds) + 10
