@@ -3,7 +3,8 @@ Keys in the database: those of the shops and banks that write to us, and our own
 
 Whether a key is active is judged by the database's clock. Workers keep what they read for half a second, a
 second at most, so a revocation takes effect everywhere within that time. Names that are not registered are
-asked for a batch at a time, so that a flood of forgeries under invented names costs no flood of queries.
+asked for a batch at a time, so that a flood of forgeries under invented names costs no flood of queries;
+and what is kept never has the last word on a signature that does not fit.
 """
 
 import hmac
@@ -14,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
 from typing import Any, Generic, Literal, TypeVar
 from uuid import UUID
 
@@ -31,6 +33,8 @@ from ledger.ids import new_id
 SenderKind = Literal["shop", "bank"]
 
 _MAX_CACHED_SENDERS = 10_000
+# It takes longer to judge a batch full of forgeries, so under a flood hardly anybody waits for it.
+FRESH_SECONDS = 0.02
 # Every forged message is tried with each of them. Two are enough to rotate, a few more for several systems.
 MAX_USABLE_KEYS = 8
 _SHOP_SCOPES = frozenset({"orders", "sellers"})
@@ -82,7 +86,10 @@ class KeyStore:
         self._vault = vault
         self._cache_seconds = cache_seconds
         self._lock = threading.Lock()
+        # When the database was asked, and what it said.
         self._senders: OrderedDict[tuple[str, str], tuple[float, SenderRecord]] = OrderedDict()
+        self._asking_anew = threading.Lock()
+        self._ask_anew_at = 0.0
         self._signer: _Kept[Signer] = _Kept(cache_seconds)
         self._opener: _Kept[Opener] = _Kept(cache_seconds)
 
@@ -98,29 +105,47 @@ class KeyStore:
         with one query. So a sender is known from the moment that it is registered, whatever was asked before,
         and a forger who invents names costs a query a batch and no memory.
         """
+        found, missing = self._kept(names, since=time.monotonic() - self._cache_seconds)
+        return found | self._read(missing) if missing else found
+
+    def senders_since(
+        self, names: Iterable[tuple[str, str]], moment: float
+    ) -> dict[tuple[str, str], SenderRecord]:
+        """
+        Return the same as the database had them at a moment of this process's monotonic clock, or later.
+
+        For a last word: a key that was registered before a message was sent must be known when the message
+        is refused for good. What others have asked since serves as well. Otherwise it asks at most
+        once in `FRESH_SECONDS`, waiting for its turn, so a flood of forgeries can't make a flood of queries.
+        """
+        with self._asking_anew:
+            found, missing = self._kept(names, since=moment)
+            if not missing:
+                return found
+            if (wait := self._ask_anew_at - time.monotonic()) > 0:
+                time.sleep(wait)
+            self._ask_anew_at = time.monotonic() + FRESH_SECONDS
+            return found | self._read(missing)
+
+    def _kept(
+        self, names: Iterable[tuple[str, str]], *, since: float
+    ) -> tuple[dict[tuple[str, str], SenderRecord], list[tuple[str, str]]]:
+        """Return what is kept of these and was asked for after a moment, and the names of the others."""
         wanted = set(names)
-        now = time.monotonic()
         with self._lock:
             kept = {name: self._senders[name] for name in wanted & self._senders.keys()}
-        found = {name: record for name, (good_until, record) in kept.items() if good_until > now}
-        missing = sorted(wanted - found.keys())
-        if missing:
-            found |= self._read(missing)
-        return found
+        found = {name: record for name, (asked_at, record) in kept.items() if asked_at > since}
+        return found, sorted(wanted - found.keys())
 
     def _read(self, missing: Sequence[tuple[str, str]]) -> dict[tuple[str, str], SenderRecord]:
-        # From before the question: a revocation that the answer just missed counts against the time kept.
-        good_until = time.monotonic() + self._cache_seconds
-        records: dict[tuple[str, str], SenderRecord] = {}
+        # Before the question: a revocation that the answer just missed counts against the time kept.
+        asked_at = time.monotonic()
         with self._engine.connect() as connection:
-            for kind, sender_id in find_registered(connection, missing):
-                record = find_sender(connection, self._vault, kind, sender_id)
-                if record is not None:
-                    records[kind, sender_id] = record
+            records = find_senders(connection, self._vault, missing)
         with self._lock:
             for name in missing:
                 self._senders.pop(name, None)
-            self._senders |= {name: (good_until, record) for name, record in records.items()}
+            self._senders |= {name: (asked_at, record) for name, record in records.items()}
             while len(self._senders) > _MAX_CACHED_SENDERS:
                 self._senders.popitem(last=False)
         return records
@@ -143,54 +168,49 @@ class KeyStore:
         return keys
 
 
-def find_registered(connection: Connection, names: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return those of these names, kind and id, that are registered."""
+def find_senders(
+    connection: Connection, vault: Vault, names: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], SenderRecord]:
+    """Read those of these senders, kind and id, that are registered, and their keys active by this clock."""
     rows = connection.execute(
         text("""
-            SELECT kind, id FROM unnest(CAST(:kinds AS text[]), CAST(:ids AS text[])) AS given(kind, id)
-            WHERE (kind = 'shop' AND EXISTS (SELECT FROM shops WHERE shop_id = given.id))
-               OR (kind = 'bank' AND EXISTS (SELECT FROM banks WHERE bank_id = given.id))
+            SELECT kind, id, coalesce(s.state, 'active') = 'active' AS active,
+                   key_id, scheme, public_key, secret_encrypted, k.scopes
+            FROM unnest(CAST(:kinds AS text[]), CAST(:ids AS text[])) AS given(kind, id)
+            LEFT JOIN shops AS s ON kind = 'shop' AND s.shop_id = id
+            LEFT JOIN banks AS b ON kind = 'bank' AND b.bank_id = id
+            LEFT JOIN sender_keys AS k
+                ON sender_kind = kind AND sender_id = id AND revoked_at IS NULL
+               AND not_before <= clock_timestamp()
+               AND (not_after IS NULL OR clock_timestamp() < not_after)
+            WHERE s.shop_id IS NOT NULL OR b.bank_id IS NOT NULL
+            ORDER BY kind, id, k.created_at DESC
         """),
         {
             "kinds": text_array([kind for kind, _ in names]),
             "ids": text_array([sender_id for _, sender_id in names]),
         },
     )
-    return [(kind, sender_id) for kind, sender_id in rows]
-
-
-def find_sender(connection: Connection, vault: Vault, kind: str, sender_id: str) -> SenderRecord | None:
-    """Read a sender and the keys that are active by the database's clock."""
-    known = (
-        "SELECT state = 'active' FROM shops WHERE shop_id = :id"
-        if kind == "shop"
-        else "SELECT true FROM banks WHERE bank_id = :id"
-    )
-    active = connection.execute(text(known), {"id": sender_id}).scalar_one_or_none()
-    if active is None:
-        return None
-    rows = connection.execute(
-        text("""
-            SELECT key_id, scheme, public_key, secret_encrypted, scopes FROM sender_keys
-            WHERE sender_kind = :kind AND sender_id = :id AND revoked_at IS NULL
-              AND not_before <= clock_timestamp()
-              AND (not_after IS NULL OR clock_timestamp() < not_after)
-            ORDER BY created_at DESC
-        """),
-        {"kind": kind, "id": sender_id},
-    )
-    keys = tuple(
-        VerifyingKey(
-            str(row.key_id),
-            Scheme(row.scheme),
-            frozenset(row.scopes),
-            bytes(row.public_key)
-            if row.public_key is not None
-            else vault.decrypt(bytes(row.secret_encrypted), secret_context(row.key_id)),
+    return {
+        name: SenderRecord(
+            bool(of_sender[0].active),
+            tuple(_verifying_key(row, vault) for row in of_sender if row.key_id is not None),
         )
-        for row in rows
+        for name, of_sender in (
+            (name, list(group)) for name, group in groupby(rows, key=lambda row: (row.kind, row.id))
+        )
+    }
+
+
+def _verifying_key(row: Any, vault: Vault) -> VerifyingKey:  # noqa: ANN401 - a result row
+    return VerifyingKey(
+        str(row.key_id),
+        Scheme(row.scheme),
+        frozenset(row.scopes),
+        bytes(row.public_key)
+        if row.public_key is not None
+        else vault.decrypt(bytes(row.secret_encrypted), secret_context(row.key_id)),
     )
-    return SenderRecord(bool(active), keys)
 
 
 def add_sender_key(

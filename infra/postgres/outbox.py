@@ -39,7 +39,7 @@ class StoredEvent:
 
 @dataclass(frozen=True, slots=True)
 class CommandRow:
-    """`delay_ms` counts from the moment the row was handed out: when it was written, or leased by the relay."""
+    """`delay_ms` counts from the moment at which the row was handed out: written, or leased by the relay."""
 
     queue: str
     command: str
@@ -177,7 +177,7 @@ def lease_unpublished(
             FROM bounded
             WHERE outbox.outbox_id = bounded.outbox_id AND bounded.before < :max_bytes
             RETURNING outbox.outbox_id, queue, command, CAST(arguments AS text) AS arguments,
-                      -- Rounded up, so never early; no longer than meant, should the clock have been set back.
+                      -- Rounded up, so never early; never more than meant, should the clock be set back.
                       least(delay_ms, greatest(0, delay_ms - CAST(floor(
                           extract(epoch FROM clock_timestamp() - created_at) * 1000) AS bigint))) AS delay_ms,
                       shop_id, type, event_ids, attempts

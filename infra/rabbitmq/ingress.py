@@ -5,6 +5,7 @@ Nothing here touches the database for a message before its signature is checked,
 a sender that it names, which are cached.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -36,6 +37,9 @@ from schemas.reasons import QuarantineReason
 log = structlog.get_logger(__name__)
 
 DETAIL_HEADER = "holdfast-detail"
+
+# What another key of the sender might have made good.
+_OF_KEYS = frozenset({QuarantineReason.BAD_SIGNATURE, QuarantineReason.WRONG_SCOPE})
 
 
 class QuarantineUnavailable(Exception):
@@ -144,14 +148,19 @@ class Ingress:
         Raises:
             QuarantineUnavailable: the broker did not confirm; try the deliveries again.
         """
-        now = self._clock()
+        came_before, now = time.monotonic(), self._clock()
         admitted: list[InboundEvent] = []
         refused: list[tuple[Delivery, _Refusal]] = []
         read = [(delivery, _read(delivery)) for delivery in deliveries]
         # Asked for together: however many names are invented, it is one question.
         senders = self._keys.senders({one.sender for _, one in read if isinstance(one, _Read)})
-        for delivery, one in read:
-            verdict = one if isinstance(one, _Refusal) else self._judge(delivery, one, senders, now)
+        verdicts = [
+            one if isinstance(one, _Refusal) else self._judge(delivery, one, senders, now)
+            for delivery, one in read
+        ]
+        for delivery, verdict in zip(
+            deliveries, self._judge_again(read, verdicts, senders, came_before, now), strict=True
+        ):
             if isinstance(verdict, _Refusal):
                 refused.append((delivery, verdict))
                 continue
@@ -163,6 +172,36 @@ class Ingress:
                     admitted.append(event)
         self._quarantine(refused)
         return admitted
+
+    def _judge_again(
+        self,
+        read: "Sequence[tuple[Delivery, _Read | _Refusal]]",
+        verdicts: "Sequence[list[InboundEvent] | _Refusal]",
+        senders: Mapping[tuple[str, str], SenderRecord],
+        came_before: float,
+        now: datetime,
+    ) -> "list[list[InboundEvent] | _Refusal]":
+        """
+        Judge what no kept key fits by the keys there were when it came.
+
+        A key may have been registered since the kept ones were read, and quarantine is a last word. All of a
+        batch is one question, and where the answer is what was known, no signature is tried twice.
+        """
+        doubted = {
+            position: one
+            for position, ((_, one), verdict) in enumerate(zip(read, verdicts, strict=True))
+            if isinstance(one, _Read) and isinstance(verdict, _Refusal) and verdict.reason in _OF_KEYS
+        }
+        if not doubted:
+            return list(verdicts)
+        fresh = self._keys.senders_since({one.sender for one in doubted.values()}, came_before)
+        return [
+            self._judge(read[position][0], doubted[position], fresh, now)
+            if position in doubted
+            and fresh.get(doubted[position].sender) != senders[doubted[position].sender]
+            else verdict
+            for position, verdict in enumerate(verdicts)
+        ]
 
     def _judge(
         self,

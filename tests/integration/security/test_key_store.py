@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -43,6 +43,9 @@ class SteppedClock:
 
     def monotonic(self) -> float:
         return self.seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
 
 
 @pytest.fixture(scope="module")
@@ -244,16 +247,16 @@ def test_an_answer_that_took_long_is_not_kept_longer_for_it(
 ) -> None:
     """The second counts from the question: a revocation may have come right after it."""
     add()
-    real = key_store.find_sender
+    real = key_store.find_senders
 
     def slow(
-        connection: Connection, vault: Vault, kind: str, sender_id: str
-    ) -> key_store.SenderRecord | None:
-        record = real(connection, vault, kind, sender_id)
+        connection: Connection, vault: Vault, names: Sequence[tuple[str, str]]
+    ) -> dict[tuple[str, str], key_store.SenderRecord]:
+        records = real(connection, vault, names)
         clock.seconds += 5
-        return record
+        return records
 
-    monkeypatch.setattr(key_store, "find_sender", slow)
+    monkeypatch.setattr(key_store, "find_senders", slow)
     keys = KeyStore(engine, VAULT, cache_seconds=1.0)
     assert keys.sender("shop", shop) is not keys.sender("shop", shop)
 
@@ -295,6 +298,45 @@ def test_a_sender_is_known_from_the_moment_that_it_is_registered(
     with engine.begin() as connection:
         connection.execute(text("INSERT INTO banks (bank_id) VALUES (:id)"), {"id": bank_id})
     assert keys.sender("bank", bank_id) is not None
+
+
+def test_the_last_word_knows_a_key_that_was_added_a_moment_before(
+    keys: KeyStore, clock: SteppedClock, shop: str, add: Callable[..., UUID]
+) -> None:
+    keys.sender("shop", shop)
+    key_id = add()
+    clock.seconds += 0.001
+    kept = keys.sender("shop", shop)
+    assert kept is not None
+    assert kept.keys == ()
+    fresh = keys.senders_since([("shop", shop)], clock.seconds)["shop", shop]
+    assert [key.key_id for key in fresh.keys] == [str(key_id)]
+    assert keys.sender("shop", shop) is fresh, "and it is kept from then on"
+
+
+def test_what_was_asked_since_a_message_came_need_not_be_asked_again(
+    keys: KeyStore, clock: SteppedClock, queries: Queries, shop: str
+) -> None:
+    came = clock.seconds
+    clock.seconds += 0.001
+    record = keys.sender("shop", shop)
+    asked = queries.count
+    assert keys.senders_since([("shop", shop)], came)["shop", shop] is record
+    assert queries.count == asked
+
+
+def test_a_flood_of_bad_signatures_asks_at_most_fifty_times_a_second(
+    keys: KeyStore, clock: SteppedClock, queries: Queries, shop: str
+) -> None:
+    asked, began = queries.count, clock.seconds
+    for _ in range(1_000):
+        clock.seconds += 0.0001
+        keys.senders_since([("shop", shop)], clock.seconds)
+    assert queries.count - asked <= (clock.seconds - began) / key_store.FRESH_SECONDS + 1
+    for _ in range(3):  # each batch longer than the pause: nobody waits
+        clock.seconds = came = clock.seconds + 2 * key_store.FRESH_SECONDS
+        keys.senders_since([("shop", shop)], came)
+        assert clock.seconds == came
 
 
 def test_inventing_names_pushes_no_registered_sender_out_of_the_cache(
