@@ -151,6 +151,11 @@ def events_of(
         channel.basic_ack(method.delivery_tag)
 
 
+def broker_url() -> str:
+    """Return the broker's URL with the shop's own user, or that of `. .local/env` for any shop."""
+    return os.environ.get("SHOP_BROKER_URL") or os.environ["HOLDFAST_BROKER_URL"]
+
+
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="A shop that has never seen Holdfast's code.")
@@ -198,7 +203,7 @@ def main() -> int:
         sys.stdout.write(keygen(given.key_file) + "\n")
         return 0
     jwks = json.loads(given.holdfast_keys.read_text())["keys"]
-    connection = pika.BlockingConnection(pika.URLParameters(os.environ["HOLDFAST_BROKER_URL"]))
+    connection = pika.BlockingConnection(pika.URLParameters(broker_url()))
     channel = connection.channel()
     channel.confirm_delivery()
     try:

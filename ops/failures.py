@@ -78,6 +78,11 @@ def describe_database_error(error: SQLAlchemyError, settings: Settings) -> str:
             f"the database at {database_place(settings)} can't be reached ({one_line(cause or error)}):"
             " start it, or mend HOLDFAST_DATABASE_URL"
         )
+    if isinstance(cause, postgres_errors.InsufficientPrivilege):
+        return (
+            f"the database at {database_place(settings)} refused ({one_line(cause)}): name a user who may in"
+            " HOLDFAST_DATABASE_URL; `migrate` and `recover` are for the owner of the tables"
+        )
     return f"the database at {database_place(settings)} refused: {one_line(cause or error)}"
 
 

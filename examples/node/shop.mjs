@@ -6,7 +6,8 @@
 //   node shop.mjs enrol acme s-1 "correct horse battery"
 //   node shop.mjs withdraw acme s-1 w-1 1000 "correct horse battery"
 //
-// It needs HOLDFAST_BROKER_URL, SHOP.key, and in holdfast-keys.json what `holdfast keys public --json` prints.
+// It needs SHOP_BROKER_URL (or HOLDFAST_BROKER_URL), SHOP.key, and in holdfast-keys.json what
+// `holdfast keys public --json` prints.
 
 import { createPrivateKey, createPublicKey, generateKeyPairSync, randomUUID, sign, verify } from "node:crypto";
 import { readFileSync, writeFileSync } from "node:fs";
@@ -132,7 +133,7 @@ async function main([command, shop, ...rest]) {
       : command === "enrol"
         ? ["seller.enrolled", await sellerEnrolled(shop, id, sealing, rest[0], rest[1])]
         : ["withdrawal.requested", await withdrawalRequested(shop, id, sealing, rest)];
-  const connection = await amqp.connect(process.env.HOLDFAST_BROKER_URL);
+  const connection = await amqp.connect(process.env.SHOP_BROKER_URL || process.env.HOLDFAST_BROKER_URL);
   try {
     const channel = await connection.createConfirmChannel();
     await publish(channel, key, {

@@ -7,6 +7,7 @@ Servers that the caller's environment names are used as they are, and only what 
 import base64
 import fcntl
 import hashlib
+import json
 import os
 import secrets
 import shlex
@@ -15,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from infra.local.errors import LocalServiceError
 from infra.local.files import read_json_object, secret, write_whole
+from infra.local.logins import OPERATOR, BrokerLogins, DatabaseLogins
 from infra.local.ports import LOOPBACK, choose_ports, remembered_ports
 from infra.local.processes import (
     ProcessRecord,
@@ -37,6 +39,7 @@ from infra.local.procfile import read_procfile, read_scale
 from infra.local.rabbitmq import RabbitMQCluster
 from infra.local.services import is_private_url, services_in, start_services
 from infra.local.supervise import READY_FILE_VARIABLE, Folders, Plan, ProcessState
+from infra.rabbitmq.access import shop_user
 
 CHECKOUT = Path(__file__).parent.parent.parent
 LOCAL = CHECKOUT / ".local"
@@ -46,7 +49,27 @@ BANK_ID = "sim"
 _BANK_PROCESS = "bank"
 _BANK_COMMAND = ("python", "-m", "infra.local.bank")
 _SCALE_VARIABLE = "HOLDFAST_SCALE"
+_BROKER_VARIABLE = "HOLDFAST_BROKER_URL"
 _MANAGEMENT_VARIABLE = "HOLDFAST_BROKER_MANAGEMENT_URL"
+_DATABASE_VARIABLE = "HOLDFAST_DATABASE_URL"
+_BANK_VARIABLE = "HOLDFAST_BANK_URL"
+_PEPPERS_VARIABLE = "HOLDFAST_PASSWORD_PEPPERS"
+# Read by the example clients, which are no part of Holdfast.
+_SHOPS_VARIABLE = "SHOP_BROKER_URL"
+# What the simulated bank alone needs.
+_JOURNAL_VARIABLE = "SIMULATED_BANK_JOURNAL"
+_BANK_KEY_VARIABLE = "SIMULATED_BANK_KEY_FILE"
+# What not every process may know, and which ones may.
+_CONFINED: Mapping[str, frozenset[str]] = {
+    _BROKER_VARIABLE: frozenset(),
+    _DATABASE_VARIABLE: frozenset(),
+    _MANAGEMENT_VARIABLE: frozenset(),
+    _SHOPS_VARIABLE: frozenset(),
+    _PEPPERS_VARIABLE: frozenset({"payout"}),
+    _BANK_VARIABLE: frozenset({"payout", _BANK_PROCESS}),
+    _JOURNAL_VARIABLE: frozenset({_BANK_PROCESS}),
+    _BANK_KEY_VARIABLE: frozenset({_BANK_PROCESS}),
+}
 _DAY_VARIABLE = "HOLDFAST_PROTECTION_DAY_SECONDS"
 _DRAIN_SECONDS = 25.0
 # A process is killed only after the time in which it drains by itself.
@@ -74,43 +97,63 @@ class Installation:
         self.folder = folder.resolve()
         self.folders = Folders(self.folder / "run", self.folder / "log")
         self.env_file = self.folder / "env"
+        self.owner_env_file = self.folder / "owner-env"
         self._caller = dict(os.environ if caller is None else caller)
         # This process's environment may come from `. .local/env`; what a caller passes is meant.
         self._private_folders = (self.folder, LOCAL) if caller is None else (self.folder,)
         self._services = services_in(
             self.folder,
-            broker=self._given("HOLDFAST_BROKER_URL") is None,
-            database=self._given("HOLDFAST_DATABASE_URL") is None,
+            broker=self._given(_BROKER_VARIABLE) is None,
+            database=self._given(_DATABASE_VARIABLE) is None,
         )
         self._bank_folder = self.folder / "bank"
         self._secrets = self.folder / "secrets"
+        broker, database = self._services.rabbitmq, self._services.postgres
+        self._broker_logins = BrokerLogins(broker, self._secrets, BANK_ID) if broker else None
+        self._database_logins = DatabaseLogins(database, self._secrets, DATABASE) if database else None
 
     @property
     def broker_url(self) -> str:
-        private = self._services.rabbitmq
-        return self._given("HOLDFAST_BROKER_URL") or (private.url() if private else "")
+        """The broker, as the operator."""
+        logins = self._broker_logins
+        return self._given(_BROKER_VARIABLE) or (logins.operator_url if logins else "")
 
     @property
     def broker_management_url(self) -> str | None:
         """The management API; a broker of the caller's has one only if the caller names it."""
-        private = self._services.rabbitmq
-        return self._given(_MANAGEMENT_VARIABLE) or (private.management_url if private else None)
+        logins = self._broker_logins
+        return self._given(_MANAGEMENT_VARIABLE) or (logins.management_url if logins else None)
 
     @property
     def database_url(self) -> str:
-        private = self._services.postgres
-        return self._given("HOLDFAST_DATABASE_URL") or (private.url(DATABASE) if private else "")
+        """The database, as the operator."""
+        logins = self._database_logins
+        return self._given(_DATABASE_VARIABLE) or (logins.url_of(OPERATOR) if logins else "")
+
+    @property
+    def shops_broker_url(self) -> str:
+        """The broker, as whoever plays a shop on this machine."""
+        logins = self._broker_logins
+        return self._given(_BROKER_VARIABLE) or (logins.shops_url if logins else "")
 
     @property
     def bank_url(self) -> str:
         port = remembered_ports(self._bank_folder / "ports.json").get("bank", 0)
-        return self._given("HOLDFAST_BANK_URL") or f"http://{LOOPBACK}:{port}"
+        return self._given(_BANK_VARIABLE) or f"http://{LOOPBACK}:{port}"
+
+    def shop_broker_url(self, shop_id: str) -> str:
+        """Give a shop its own user of the private broker, and return its URL."""
+        if self._broker_logins is None:
+            return self.broker_url
+        user = shop_user(shop_id, {"orders", "sellers"})
+        self._broker_logins.admit([user])
+        return self._broker_logins.url_of(user)
 
     def environment(self) -> dict[str, str]:
-        """Return the whole environment that workers, bank and commands of this installation run in."""
+        """Return the whole environment that the operator's commands run in."""
         variables = {
             "HOLDFAST_ENCRYPTION_KEY": secret(self._secrets / "encryption.key", _random_key),
-            "HOLDFAST_PASSWORD_PEPPERS": "1:" + secret(self._secrets / "pepper.key", _random_key),
+            _PEPPERS_VARIABLE: "1:" + secret(self._secrets / "pepper.key", _random_key),
             **self._remembered_day_length(),
             # An empty variable is one that was not given.
             **{
@@ -118,12 +161,13 @@ class Installation:
                 for name, value in self._caller.items()
                 if value or not name.startswith("HOLDFAST_")
             },
-            "HOLDFAST_BROKER_URL": self.broker_url,
+            _BROKER_VARIABLE: self.broker_url,
             _MANAGEMENT_VARIABLE: self.broker_management_url or "",
-            "HOLDFAST_DATABASE_URL": self.database_url,
-            "HOLDFAST_BANK_URL": self.bank_url,
-            "SIMULATED_BANK_JOURNAL": str(self._bank_folder / "journal"),
-            "SIMULATED_BANK_KEY_FILE": str(self._bank_key_file()),
+            _DATABASE_VARIABLE: self.database_url,
+            _BANK_VARIABLE: self.bank_url,
+            _SHOPS_VARIABLE: self.shops_broker_url,
+            _JOURNAL_VARIABLE: str(self._bank_folder / "journal"),
+            _BANK_KEY_VARIABLE: str(self._bank_key_file()),
             "PATH": f"{_programs()}{os.pathsep}{self._caller.get('PATH', os.defpath)}",
         }
         for only_for_us in (_SCALE_VARIABLE, READY_FILE_VARIABLE):
@@ -131,6 +175,32 @@ class Installation:
         if not variables[_MANAGEMENT_VARIABLE]:
             del variables[_MANAGEMENT_VARIABLE]
         return variables
+
+    def owner_environment(self) -> dict[str, str]:
+        """Return the environment of `holdfast migrate` and `holdfast recover`, which need the owner."""
+        private = self._services.postgres
+        owned = {_DATABASE_VARIABLE: private.url(DATABASE)} if private else {}
+        return self.environment() | owned
+
+    def _process_environments(self, names: Iterable[str]) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+        """Return the environment that all processes have, and by process what it has beside that."""
+        all_of_it = self.environment()
+        shared = {name: value for name, value in all_of_it.items() if name not in _CONFINED}
+        own = {}
+        for name in names:
+            own[name] = {
+                variable: all_of_it[variable]
+                for variable, knowing in _CONFINED.items()
+                if name in knowing and variable in all_of_it
+            }
+            is_bank = name == _BANK_PROCESS
+            broker, database = self._broker_logins, self._database_logins
+            own[name][_BROKER_VARIABLE] = (
+                broker.url_of_process(name, bank=is_bank) if broker else self.broker_url
+            )
+            if not is_bank:
+                own[name][_DATABASE_VARIABLE] = database.url_of(name) if database else self.database_url
+        return shared, own
 
     def up(self, announce: Announce = lambda _line: None) -> None:
         """
@@ -154,9 +224,9 @@ class Installation:
             with self._alone():
                 self._stop()
 
-    def run_command(self, *arguments: str) -> str:
+    def run_command(self, *arguments: str, as_owner: bool = False) -> str:
         """
-        Run `holdfast` with this installation's environment and return what it printed.
+        Run `holdfast` as the operator, or as the database's owner, and return what it printed.
 
         Raises:
             LocalServiceError: it did not exit 0.
@@ -167,7 +237,7 @@ class Installation:
             check=False,
             capture_output=True,
             text=True,
-            env=self.environment(),
+            env=self.owner_environment() if as_owner else self.environment(),
             cwd=CHECKOUT,
         )
         if done.returncode != 0:
@@ -177,7 +247,7 @@ class Installation:
 
     def _start(self, announce: Announce) -> None:
         commands = {**read_procfile(CHECKOUT / "Procfile")}
-        if self._given("HOLDFAST_BANK_URL") is None:
+        if self._given(_BANK_VARIABLE) is None:
             commands[_BANK_PROCESS] = _BANK_COMMAND
         counts = read_scale(self._caller.get(_SCALE_VARIABLE, ""), frozenset(commands))
         private = [
@@ -197,30 +267,35 @@ class Installation:
             start_services(
                 self._services, database_ready=lambda: schema.append(beside.submit(self._prepare_database))
             )
-            self._write_env_file()
+            self._write_env_files()
             announce("bringing schema and topology up to date")
+            if self._broker_logins is not None:
+                self._broker_logins.admit_installation()
             self.run_command("topology", "apply")
             for prepared in schema:
                 prepared.result()
 
         announce("starting the bank and the workers")
-        plan = Plan(commands, counts, self._stop_seconds())
-        self._supervise(plan)
+        shared, own = self._process_environments(commands)
+        plan = Plan(commands, counts, self._stop_seconds(), own)
+        self._supervise(plan, shared)
         self._wait_until_ready(plan)
 
     def _prepare_database(self) -> None:
         if self._services.postgres is not None:
             self._services.postgres.ensure_database(DATABASE)
         self._remember_day_length()
-        self.run_command("migrate")
+        self.run_command("migrate", as_owner=True)
+        if self._database_logins is not None:
+            self._database_logins.admit()
         self.run_command("bank", "key", "add", BANK_ID, "--ed25519", self._bank_public_key())
 
-    def _supervise(self, plan: Plan) -> None:
+    def _supervise(self, plan: Plan, environment: Mapping[str, str]) -> None:
         """Start a supervisor with this plan, or hand the plan to the one that runs."""
-        environment = self.environment()
         # A digest, because the environment holds secrets.
-        ours = {name: value for name, value in environment.items() if name.startswith(("HOLDFAST_", "SIM"))}
-        digest = hashlib.sha256(repr(sorted(ours.items())).encode()).hexdigest()
+        ours = {name: value for name, value in environment.items() if name.startswith("HOLDFAST_")}
+        both = json.dumps([ours, plan.variables], sort_keys=True)
+        digest = hashlib.sha256(both.encode()).hexdigest()
         kept_digest = self.folders.run / "environment.sha256"
         running = self._supervisor()
         if running is not None and (
@@ -314,13 +389,19 @@ class Installation:
         public = Ed25519PrivateKey.from_private_bytes(seed).public_key()
         return base64.b64encode(public.public_bytes_raw()).decode()
 
-    def _write_env_file(self) -> None:
+    def _write_env_files(self) -> None:
+        self._write_env_file(self.env_file, self.environment())
+        self._write_env_file(self.owner_env_file, self.owner_environment())
+
+    def _write_env_file(self, path: Path, environment: Mapping[str, str]) -> None:
         variables = {
-            name: value for name, value in self.environment().items() if name.startswith("HOLDFAST_")
+            name: value
+            for name, value in environment.items()
+            if name.startswith("HOLDFAST_") or name == _SHOPS_VARIABLE
         }
         lines = [f"export {name}={shlex.quote(value)}" for name, value in sorted(variables.items())]
         lines.append(f'export PATH={shlex.quote(str(_programs()))}:"$PATH"')
-        write_whole(self.env_file, "\n".join(lines) + "\n", mode=0o600)
+        write_whole(path, "\n".join(lines) + "\n", mode=0o600)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -68,10 +68,14 @@ class PrivatePostgres:
         return find_running(self._record) is not None
 
     def url(self, database: str) -> str:
-        """Return the URL of a database of this server, for which the server need not run."""
+        """Return the owner's URL of a database of this server, for which the server need not run."""
         password = secret(self._password_file, lambda: secrets.token_urlsafe(24))
+        return self.url_of(SUPERUSER, password, database)
+
+    def url_of(self, login: str, password: str, database: str) -> str:
+        """Return a login's URL of a database."""
         port = remembered_ports(self._ports).get("server", 0)
-        return f"postgresql://{SUPERUSER}:{password}@{LOOPBACK}:{port}/{database}"
+        return f"postgresql://{login}:{password}@{LOOPBACK}:{port}/{database}"
 
     def start(self) -> None:
         """Start the server without waiting for it; a new data folder is set up first."""
@@ -151,6 +155,16 @@ class PrivatePostgres:
             found = connection.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchone()
         if found is None:
             self.create_database(name)
+
+    def ensure_login(self, login: str, password: str, *, member_of: str) -> None:
+        """Create a login unless it is there; give it its password, and the rights of one group role."""
+        name = sql.Identifier(login)
+        with psycopg.connect(self.url("postgres")) as connection:
+            found = connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [login]).fetchone()
+            if found is None:
+                connection.execute(sql.SQL("CREATE ROLE {}").format(name))
+            connection.execute(sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}").format(name, password))
+            connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(member_of), name))
 
     def drop_database(self, name: str) -> None:
         """Drop a database; whoever is still connected to it is thrown out."""

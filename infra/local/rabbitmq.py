@@ -7,10 +7,13 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
+import httpx
 import pika
 from pika.exceptions import AMQPError
 
@@ -26,6 +29,7 @@ _NODE_NAME = "holdfast@localhost"
 _PROGRAMS = Path("/usr/lib/rabbitmq/bin")
 _VHOST_NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
 _POLL_SECONDS = 0.05
+_IMPORT_SECONDS = 30
 _WRONG_COOKIE = "partitioned"
 _NOT_INSTALLED = "RabbitMQ is not installed: run `make up`, or set HOLDFAST_BROKER_URL to your server"
 
@@ -67,15 +71,23 @@ class PrivateRabbitMQ:
         return find_running(self._record) is not None
 
     def url(self, vhost: str = DEFAULT_VHOST) -> str:
-        """Return the URL of a vhost of this node, for which the node need not run."""
+        """Return its owner's URL of a vhost of this node, for which the node need not run."""
+        return self.url_of(USER, self._password(), vhost)
+
+    def url_of(self, user: str, password: str, vhost: str = DEFAULT_VHOST) -> str:
+        """Return a user's URL of a vhost."""
         port = remembered_ports(self._ports).get("amqp", 0)
-        return f"amqp://{USER}:{self._password()}@{LOOPBACK}:{port}/{quote(vhost, safe='')}"
+        return f"amqp://{quote(user)}:{quote(password)}@{LOOPBACK}:{port}/{quote(vhost, safe='')}"
 
     @property
     def management_url(self) -> str | None:
-        """Return the URL of the management API with its user; None before the first start with one."""
+        """Return its owner's URL of the management API; None before the first start with one."""
+        return self.management_url_of(USER, self._password())
+
+    def management_url_of(self, user: str, password: str) -> str | None:
+        """Return a user's URL of the management API; None before the first start with one."""
         port = remembered_ports(self._ports).get("management")
-        return f"http://{USER}:{self._password()}@{LOOPBACK}:{port}" if port else None
+        return f"http://{quote(user)}:{quote(password)}@{LOOPBACK}:{port}" if port else None
 
     def start(self) -> None:
         """Start the node without waiting for it."""
@@ -163,6 +175,25 @@ class PrivateRabbitMQ:
     def delete_vhost(self, name: str) -> None:
         """Delete a vhost with all its queues and messages."""
         self._evaluate(f"rabbit_vhost:delete({_erlang_binary(name)}, {_erlang_binary(USER)}), ok.")
+
+    def load(self, definitions: Mapping[str, Any]) -> None:
+        """
+        Import definitions of users, rights and objects, as an operator does.
+
+        Raises:
+            LocalServiceError: the management API does not take them.
+        """
+        try:
+            httpx.post(
+                f"{self.management_url}/api/definitions",
+                json=definitions,
+                timeout=_IMPORT_SECONDS,
+                trust_env=False,
+            ).raise_for_status()
+        except httpx.HTTPError as error:
+            raise LocalServiceError(
+                f"RabbitMQ did not import definitions ({error}), see {self.log}"
+            ) from None
 
     def _evaluate(self, expression: str) -> None:
         """

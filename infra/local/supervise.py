@@ -42,21 +42,35 @@ class ProcessState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Which commands run, how often each, and how long they may take to stop."""
+    """Which commands run, how often each, how long they may take to stop, and what each alone may know."""
 
     commands: Mapping[str, tuple[str, ...]]
     counts: Mapping[str, int]
     stop_seconds: float
+    # By name; added to the environment that all have.
+    variables: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
 
     def save(self, path: Path) -> None:
-        text = {"commands": self.commands, "counts": self.counts, "stop_seconds": self.stop_seconds}
-        write_whole(path, json.dumps(text, indent=1, default=dict) + "\n")
+        text = {
+            "commands": self.commands,
+            "counts": self.counts,
+            "stop_seconds": self.stop_seconds,
+            "variables": self.variables,
+        }
+        # The variables hold passwords.
+        write_whole(path, json.dumps(text, indent=1, default=dict) + "\n", mode=0o600)
 
     @classmethod
     def load(cls, path: Path) -> "Plan":
         match read_json_object(path):
-            case {"commands": dict(commands), "counts": dict(counts), "stop_seconds": float(stop_seconds)}:
-                return cls({name: tuple(command) for name, command in commands.items()}, counts, stop_seconds)
+            case {
+                "commands": dict(commands),
+                "counts": dict(counts),
+                "stop_seconds": float(stop_seconds),
+                "variables": dict(variables),
+            }:
+                tuples = {name: tuple(command) for name, command in commands.items()}
+                return cls(tuples, counts, stop_seconds, variables)
         raise ValueError(f"{path} holds no plan")
 
     def instances(self) -> dict[str, tuple[str, ...]]:
@@ -210,7 +224,8 @@ class Supervisor:
         if port is None:
             chosen = choose_ports(self.folders.instance_port(instance.name), ["metrics"])["metrics"]
             port, instance.metrics_port = str(chosen), chosen
-        return {**os.environ, READY_FILE_VARIABLE: str(ready), METRICS_PORT_VARIABLE: port}
+        own = self.plan.variables.get(instance.name.partition(".")[0], {})
+        return {**os.environ, **own, READY_FILE_VARIABLE: str(ready), METRICS_PORT_VARIABLE: port}
 
     def _start(self, instance: _Instance, now: float) -> None:
         ready = self.folders.instance_ready(instance.name)

@@ -152,8 +152,16 @@ COLUMNS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
 }
 
 
-class RolesMissing(Exception):
+class NotGranted(Exception):
+    """Who asks may not grant rights, and nothing was granted; the sentence says what to do."""
+
+
+class RolesMissing(NotGranted):
     """The group roles do not exist, and who migrates may not create them."""
+
+
+class NotTheOwner(NotGranted):
+    """The tables belong to somebody else."""
 
 
 def role_name(process: str) -> str:
@@ -196,8 +204,13 @@ def grant_roles(connection: Connection) -> None:
     Create the group roles that are missing and give each what it may do, in the caller's transaction.
 
     Raises:
+        NotTheOwner: the tables are not this user's; nothing was granted.
         RolesMissing: a role is missing and this user may not create it; nothing was granted.
     """
+    if not connection.execute(
+        text("SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = 'postings'::regclass")
+    ).scalar_one():
+        raise NotTheOwner("rights stay as they were granted: the tables belong to another database user")
     missing = connection.execute(
         text("SELECT count(*) FROM unnest(CAST(:names AS text[])) AS name WHERE to_regrole(name) IS NULL"),
         {"names": [role_name(process) for process in GRANTS]},
@@ -207,7 +220,10 @@ def grant_roles(connection: Connection) -> None:
             text("SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user")
         ).scalar_one()
         if not may_create:
-            raise RolesMissing(f"{missing} group roles are missing, and this user may not create roles")
+            raise RolesMissing(
+                f"{missing} group roles are missing, and this user may not create roles; for a role each"
+                " have what `holdfast database roles --sql` prints run by somebody who may"
+            )
         for statement in role_statements():
             connection.execute(text(statement))
     for statement in grant_statements():

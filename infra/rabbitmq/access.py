@@ -66,6 +66,8 @@ class BrokerUser:
     read: str
     configure: str = NOTHING
     routing_keys: Mapping[str, str] = field(default_factory=dict)
+    # What the management API lets it see, if anything.
+    tags: str = ""
 
 
 def worker_user(worker: str) -> BrokerUser:
@@ -139,7 +141,7 @@ def user_definitions(
                 "name": user.name,
                 "password_hash": _password_hash(passwords[user.name]) if user.name in passwords else "",
                 "hashing_algorithm": "rabbit_password_hashing_sha256",
-                "tags": "",
+                "tags": user.tags,
             }
             for user in users
         ],

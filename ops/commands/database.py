@@ -6,7 +6,7 @@ import typer
 
 from infra.postgres.key_store import ensure_own_keys
 from infra.postgres.migrate import current_revision, migrate, pending_contraction
-from infra.postgres.roles import RolesMissing, grant_roles, grant_statements, role_statements
+from infra.postgres.roles import NotGranted, grant_roles, grant_statements, role_statements
 from ops.environment import Environment, Need
 from ops.failures import BadUsage, CommandFailed, database_failures
 from ops.options import JsonOption
@@ -52,7 +52,7 @@ def migrate_database(
         return
     say(f"the schema is at revision {revision}; a day has {stored} seconds")
     if roles_problem is not None:
-        say(f"{roles_problem}; for one database role a worker, have `holdfast database roles --sql` run")
+        say(roles_problem)
     if waiting is not None:
         say(f"revision {waiting} takes away what older releases use; when none runs any more:")
         say("holdfast migrate --contract")
@@ -80,9 +80,7 @@ def grant_database_roles(
         return
     problem = _grant_roles(Environment(Need.DATABASE))
     if problem is not None:
-        raise CommandFailed(
-            f"{problem}: let somebody who may run what `holdfast database roles --sql` prints"
-        )
+        raise CommandFailed(problem)
     say("each group role has what docs/database-roles.md shows, and nothing else")
 
 
@@ -91,6 +89,6 @@ def _grant_roles(environment: Environment) -> str | None:
     with environment.changing() as connection:
         try:
             grant_roles(connection)
-        except RolesMissing as error:
+        except NotGranted as error:
             return str(error)
     return None

@@ -88,6 +88,7 @@ class Stage:
         self._check_broker()
         self._installation = Installation(self.folder, caller=self._environment(caller))
         self._registered: list[str] = []
+        self._broker_urls: dict[str, str] = {}
         self._lock: Any = None
 
     def __enter__(self) -> Self:
@@ -112,10 +113,6 @@ class Stage:
             for number, handler in before.items():
                 signal.signal(number, handler)
             self._lock.close()
-
-    @property
-    def broker_url(self) -> str:
-        return self._installation.broker_url
 
     @property
     def bank_url(self) -> str:
@@ -146,6 +143,7 @@ class Stage:
         self._registered.append(shop.shop_id)
         terms = ("--protection-days", str(shop.protection_days), "--funding", shop.funding.value)
         command("shop", "add", shop.shop_id, *terms)
+        self._broker_urls[shop.shop_id] = self._installation.shop_broker_url(shop.shop_id)
         scopes = ("--scope", "orders", "--scope", "sellers")
         if shop.signing is Signing.HMAC:
             secret = secrets.token_bytes(_SECRET_BYTES)
@@ -157,6 +155,10 @@ class Stage:
         public = base64.b64encode(key.public_key().public_bytes_raw()).decode()
         command("shop", "key", "add", shop.shop_id, *scopes, "--ed25519", public)
         return sign_with_ed25519(key)
+
+    def broker_url(self, shop_id: str) -> str:
+        """Return the broker's URL with the user that a registered shop was given."""
+        return self._broker_urls[shop_id]
 
     def public_keys(self) -> list[dict[str, str]]:
         """Return Holdfast's public keys (JWK), as a shop is given them."""

@@ -101,7 +101,7 @@ class Story:
     def _reading_events(self) -> Iterator[None]:
         keys = [jwk for jwk in self._public_keys if jwk["use"] == "sig"]
         readers = [
-            EventReader(self._stage.broker_url, shop_id, keys, inbox)
+            EventReader(self._stage.broker_url(shop_id), shop_id, keys, inbox)
             for shop_id, inbox in self._inboxes.items()
         ]
         for reader in readers:
@@ -178,7 +178,9 @@ class Story:
             clients.order_paid(replace(first.orders[0], order_id="o-forged"), event_id="forged")
         )
         self._not_authentic["forgery"] = forged
-        with Publisher(self._stage.broker_url, clients.sign_with_hmac(secrets.token_bytes(32))) as forger:
+        # Whoever has got hold of a shop's user of the broker still lacks its key.
+        sign = clients.sign_with_hmac(secrets.token_bytes(32))
+        with Publisher(self._stage.broker_url(first.shop_id), sign) as forger:
             forger.send(forged)
         whole = clients.single(
             clients.order_paid(replace(second.orders[0], order_id="o-torn"), event_id="torn")
@@ -301,7 +303,7 @@ class Story:
         return next(jwk for jwk in self._public_keys if jwk["use"] == "enc")
 
     def _publisher(self, shop: Shop) -> Publisher:
-        return Publisher(self._stage.broker_url, self._signs[shop.shop_id])
+        return Publisher(self._stage.broker_url(shop.shop_id), self._signs[shop.shop_id])
 
     def _say(self, text: str, *, style: str = "") -> None:
         self._display.say(text, style=style)

@@ -10,7 +10,7 @@ import pytest
 from psycopg import errors, sql
 from sqlalchemy import create_engine
 
-from infra.postgres.roles import COLUMNS, GRANTS, RolesMissing, grant_roles, role_name
+from infra.postgres.roles import COLUMNS, GRANTS, NotTheOwner, RolesMissing, grant_roles, role_name
 from infra.postgres.tables import metadata
 from workers.exporter.books import GAUGES, Gauge
 
@@ -176,8 +176,23 @@ def test_a_user_who_may_not_create_roles_is_told(granted_url: str, monkeypatch: 
     engine = create_engine("postgresql+psycopg://" + granted_url.split("://", 1)[1])
     try:
         with engine.begin() as connection:
-            connection.exec_driver_sql("CREATE ROLE hf_test_plain; SET LOCAL ROLE hf_test_plain")
+            connection.exec_driver_sql(
+                "CREATE ROLE hf_test_plain; ALTER TABLE postings OWNER TO hf_test_plain;"
+                " SET LOCAL ROLE hf_test_plain"
+            )
             with pytest.raises(RolesMissing, match="may not create roles"):
+                grant_roles(connection)
+            connection.rollback()
+    finally:
+        engine.dispose()
+
+
+def test_who_does_not_own_the_tables_is_told_and_grants_nothing(granted_url: str) -> None:
+    engine = create_engine("postgresql+psycopg://" + granted_url.split("://", 1)[1])
+    try:
+        with engine.begin() as connection:
+            connection.exec_driver_sql("SET LOCAL ROLE holdfast_operator")
+            with pytest.raises(NotTheOwner, match="belong to another database user"):
                 grant_roles(connection)
             connection.rollback()
     finally:

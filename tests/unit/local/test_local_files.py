@@ -166,7 +166,7 @@ def test_callers_variables_win_and_empty_ones_do_not(tmp_path: Path) -> None:
     }
     environment = Installation(tmp_path, caller=given).environment()
     assert environment["HOLDFAST_BROKER_URL"] == "amqp://rabbit.example.com/x"
-    assert environment["HOLDFAST_DATABASE_URL"].startswith("postgresql://holdfast:")
+    assert environment["HOLDFAST_DATABASE_URL"].startswith("postgresql://hf_operator:")
     assert environment["HOLDFAST_ENCRYPTION_KEY"]
     assert environment["HOLDFAST_BATCH_BOUND"] == "7"
     assert "HOLDFAST_SCALE" not in environment
