@@ -15,7 +15,7 @@ class Gate:
     """The users of one virtual host, under names of this run's own: they are the broker's, not the host's."""
 
     def __init__(self, broker: PrivateRabbitMQ, owner_url: str) -> None:
-        self._management = broker.management_url or ""
+        self._broker = broker
         self._owner = urlsplit(owner_url)
         self.owner_url = owner_url
         self.vhost = self._owner.path.removeprefix("/")
@@ -35,17 +35,15 @@ class Gate:
             user["name"] += f".{self._mark}"
         for right in definitions.get("permissions", []) + definitions.get("topic_permissions", []):
             right["user"] += f".{self._mark}"
-        self._call("POST", "definitions", definitions)
+        self._broker.load(definitions)
 
     def forget(self) -> None:
         for name in self.passwords:
-            self._call("DELETE", f"users/{quote(f'{name}.{self._mark}')}")
+            user = quote(f"{name}.{self._mark}")
+            httpx.delete(
+                f"{self._broker.management_url}/api/users/{user}", timeout=30, trust_env=False
+            ).raise_for_status()
 
     def url(self, user: BrokerUser) -> str:
         login = f"{quote(self.name(user))}:{self.passwords[user.name]}"
         return f"amqp://{login}@{self._owner.hostname}:{self._owner.port}/{self.vhost}"
-
-    def _call(self, method: str, path: str, content: object = None) -> None:
-        httpx.request(
-            method, f"{self._management}/api/{path}", json=content, timeout=30, trust_env=False
-        ).raise_for_status()
