@@ -73,9 +73,10 @@ docs: ## the documentation as a site in .local/site, built without network
 	@NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --strict --quiet
 	@echo "open .local/site/index.html"
 
-contract: ## make the JSON Schemas, the AsyncAPI document and docs/events.md from schemas/
+contract: ## make what is made from code: JSON Schemas, AsyncAPI document, docs/events.md, rights, alerts for Kubernetes
 	@$(set_up) checks
 	@$(bin)/holdfast contract write docs
+	@$(bin)/python -m infra.observability.prometheus_rules
 
 lock: ## choose the newest versions of all dependencies and pin them with their hashes
 	@./infra/local/lock.sh

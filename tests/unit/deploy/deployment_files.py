@@ -13,6 +13,8 @@ import yaml
 CHECKOUT = Path(__file__).parents[3]
 DEPLOY = CHECKOUT / "infra" / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
+OBSERVABILITY = CHECKOUT / "infra" / "observability"
+ALERTS = sorted((OBSERVABILITY / "alerts").glob("*.yaml"))
 
 Document = dict[str, Any]
 
@@ -68,6 +70,10 @@ def environment_of(container: Document) -> dict[str, object]:
 
 def compose() -> Document:
     return dict(yaml.safe_load((DEPLOY / "compose.yaml").read_text()))
+
+
+def prometheus_configuration() -> Document:
+    return dict(yaml.safe_load((OBSERVABILITY / "prometheus.yml").read_text()))
 
 
 class Unit:

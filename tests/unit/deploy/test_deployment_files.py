@@ -10,7 +10,9 @@ from typing import Any
 import jsonschema
 import kubernetes_validate
 import pytest
+import yaml
 from deployment_files import (
+    ALERTS,
     CHECKOUT,
     DEPLOY,
     KUBERNETES,
@@ -21,10 +23,12 @@ from deployment_files import (
     of_kind,
     pod_of,
     procfile,
+    prometheus_configuration,
     units,
 )
 
-from infra.observability.health import LIVE_PATH, READY_PATH
+from infra.observability.health import LIVE_PATH, METRICS_PATH, READY_PATH
+from infra.observability.prometheus_rules import prometheus_rules
 from infra.observability.tracing import FLUSH_SECONDS
 from infra.rabbitmq import publisher, supervisor
 from infra.rabbitmq.topology import QUARANTINE_QUEUE, WORK_QUEUES
@@ -63,6 +67,62 @@ _SCALED_OBJECT = {
                     # KEDA takes text only, numbers too.
                     "metadata": {"type": "object", "additionalProperties": {"type": "string"}},
                     "authenticationRef": {"type": "object", "required": ["name"]},
+                },
+            },
+        },
+    },
+}
+
+
+# What of the Prometheus Operator's kinds is used; its own schemas are not at hand.
+_POD_MONITOR = {
+    "type": "object",
+    "required": ["selector", "podMetricsEndpoints"],
+    "additionalProperties": False,
+    "properties": {
+        "selector": {"type": "object", "required": ["matchLabels"]},
+        "podMetricsEndpoints": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "properties": {
+                    "port": {"type": "string"},
+                    "path": {"type": "string"},
+                    "interval": {"type": "string", "pattern": "^[0-9]+s$"},
+                    "relabelings": {
+                        "type": "array",
+                        "items": {
+                            "type": "object",
+                            "additionalProperties": False,
+                            "properties": {
+                                "sourceLabels": {"type": "array", "items": {"type": "string"}},
+                                "targetLabel": {"type": "string"},
+                                "replacement": {"type": "string"},
+                            },
+                        },
+                    },
+                },
+            },
+        },
+    },
+}
+_SCRAPE_CONFIG = {
+    "type": "object",
+    "required": ["staticConfigs"],
+    "additionalProperties": False,
+    "properties": {
+        "scrapeInterval": {"type": "string", "pattern": "^[0-9]+s$"},
+        "metricsPath": {"type": "string"},
+        "params": {"type": "object", "additionalProperties": {"type": "array", "items": {"type": "string"}}},
+        "staticConfigs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "properties": {
+                    "targets": {"type": "array", "items": {"type": "string"}},
+                    "labels": {"type": "object", "additionalProperties": {"type": "string"}},
                 },
             },
         },
@@ -253,6 +313,89 @@ def test_all_processes_at_once_fit_the_connections_that_the_file_counts_with() -
     a_process = Settings.model_fields["database_pool_size"].default + 2
     text = (KUBERNETES / "workers" / "autoscaling.yaml").read_text()
     assert f"up to {a_process} database connections" in text
+
+
+def test_prometheus_in_compose_scrapes_every_process_and_the_broker() -> None:
+    """prometheus.yml says where by names and ports; here they are those of the services."""
+    services = compose()["services"]
+    scraped = {job["job_name"]: job for job in prometheus_configuration()["scrape_configs"]}
+    for pool in POOLS:
+        [found] = scraped.pop(f"holdfast-{pool}")["dns_sd_configs"]
+        environment = services[pool]["environment"]
+        assert (found["names"], found["type"]) == ([pool], "A")
+        assert str(found["port"]) == environment["HOLDFAST_METRICS_PORT"]
+        assert environment["HOLDFAST_METRICS_ADDRESS"] == "0.0.0.0", "from another container"  # noqa: S104
+    assert scraped.keys() == {"rabbitmq", "rabbitmq-queues"}
+    for job in scraped.values():
+        assert job["static_configs"] == [{"targets": [f"{services['rabbitmq']['hostname']}:15692"]}]
+    assert all(
+        address.startswith("127.0.0.1:") for name in services for address in _published(services[name])
+    )
+
+
+def _published(service: dict[str, Any]) -> list[str]:
+    return list(service.get("ports", []))
+
+
+def test_what_compose_mounts_is_there_and_where_the_programs_look() -> None:
+    services = compose()["services"]
+    mounted = {
+        target: (DEPLOY / source).resolve()
+        for name in ("prometheus", "grafana")
+        for source, target, *_ in (volume.split(":") for volume in services[name]["volumes"])
+        if source.startswith(".")
+    }
+    assert all(path.exists() for path in mounted.values())
+    folder = Path("/etc/prometheus")
+    assert f"--config.file={folder}/prometheus.yml" in services["prometheus"]["command"]
+    for pattern in prometheus_configuration()["rule_files"]:
+        assert list(mounted[str((folder / pattern).parent)].glob(Path(pattern).name))
+    [provider] = yaml.safe_load(mounted["/etc/grafana/provisioning/dashboards/holdfast.yaml"].read_text())[
+        "providers"
+    ]
+    assert list(mounted[provider["options"]["path"]].glob("*.json"))
+    [source] = yaml.safe_load(compose()["configs"]["grafana-prometheus"]["content"])["datasources"]
+    assert source["url"] == f"http://prometheus:{services['prometheus']['ports'][0].rpartition(':')[2]}"
+
+
+def test_pods_are_scraped_under_the_names_that_rules_and_dashboards_go_by() -> None:
+    [monitor] = of_kind("PodMonitor")
+    jsonschema.validate(monitor.document["spec"], _POD_MONITOR)
+    [endpoint] = monitor.document["spec"]["podMetricsEndpoints"]
+    assert endpoint["path"] == METRICS_PATH
+    [relabelling] = endpoint["relabelings"]
+    example = {job["job_name"]: job for job in prometheus_configuration()["scrape_configs"]}
+    jobs = set()
+    for deployment in of_kind("Deployment"):
+        labels = deployment.document["spec"]["template"]["metadata"]["labels"]
+        assert monitor.document["spec"]["selector"]["matchLabels"].items() <= labels.items()
+        [port] = pod_of(deployment)["containers"][0]["ports"]
+        assert endpoint["port"] == port["name"]
+        jobs.add(relabelling["replacement"].replace("$1", labels["app.kubernetes.io/component"]))
+    assert relabelling["sourceLabels"] == ["__meta_kubernetes_pod_label_app_kubernetes_io_component"]
+    for config in of_kind("ScrapeConfig"):
+        spec = config.document["spec"]
+        jsonschema.validate(spec, _SCRAPE_CONFIG)
+        [static] = spec["staticConfigs"]
+        job = example[static["labels"]["job"]]
+        assert (spec.get("metricsPath"), spec.get("params")) == (job.get("metrics_path"), job.get("params"))
+        jobs.add(static["labels"]["job"])
+    assert jobs == example.keys()
+
+
+def test_rules_for_kubernetes_are_the_alerts_word_for_word(tmp_path: Path) -> None:
+    path = KUBERNETES / "monitoring" / "rules.yaml"
+    assert path.read_text() == prometheus_rules(), "run `make contract`"
+    alerts = {f"holdfast-{alert.stem}": yaml.safe_load(alert.read_text()) for alert in ALERTS}
+    rules = of_kind("PrometheusRule")
+    assert {rule.name: rule.document["spec"] for rule in rules} == alerts
+    program = shutil.which("promtool")
+    assert program is not None, "promtool is missing: infra/local/setup.sh installs Debian's prometheus"
+    for rule in rules:
+        written = tmp_path / f"{rule.name}.yaml"
+        written.write_text(yaml.safe_dump(rule.document["spec"]))
+        checked = subprocess.run([program, "check", "rules", written], capture_output=True, check=False)
+        assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 def test_image_is_pinned_unprivileged_and_made_of_what_is_there() -> None:
