@@ -19,6 +19,12 @@ MESSAGES = Counter(
     "Messages that came to an end in this process: done, retried or dead_letter.",
     ["queue", "becomes"],
 )
+INBOUND_WAIT_SECONDS = Histogram(
+    "holdfast_inbound_wait_seconds",
+    "Time from an authentic message's signed time-stamp until a worker first took it, by queue.",
+    ["queue"],
+    buckets=(0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 3600, 86400),
+)
 QUARANTINED = Counter(
     "holdfast_quarantined_total",
     "Inbound messages put into quarantine, by the reason.",

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import structlog
 
 from infra.crash_points import reach
-from infra.observability.metrics import QUARANTINED
+from infra.observability.metrics import INBOUND_WAIT_SECONDS, QUARANTINED
 from infra.postgres.key_store import KeyStore, SenderRecord
 from infra.rabbitmq.messages import (
     FIRST_ROUTING_KEY_HEADER,
@@ -246,6 +246,10 @@ class Ingress:
             return _Refusal(error.reason, error.detail)
         if len(envelopes) == 1 and not _is_batch(delivery) and verified.webhook_id != envelopes[0].id:
             return _Refusal(QuarantineReason.WEBHOOK_ID_MISMATCH, "webhook-id is not the event's id")
+        if delivery.attempt == 0:
+            # A retry's time in a lane is no wait for a worker; a sender's clock may be ahead of ours.
+            wait_seconds = max(0.0, now.timestamp() - verified.timestamp)
+            INBOUND_WAIT_SECONDS.labels(delivery.queue_name).observe(wait_seconds)
         return None
 
     def _quarantine(self, refused: Sequence[tuple[Delivery, _Refusal]]) -> None:

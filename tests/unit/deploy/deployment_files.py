@@ -3,6 +3,8 @@
 import configparser
 import re
 import shlex
+import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +76,13 @@ def compose() -> Document:
 
 def prometheus_configuration() -> Document:
     return dict(yaml.safe_load((OBSERVABILITY / "prometheus.yml").read_text()))
+
+
+def promtool(*arguments: str | Path) -> None:
+    program = shutil.which("promtool")
+    assert program is not None, "promtool is missing: infra/local/setup.sh installs Debian's prometheus"
+    ran = subprocess.run([program, *arguments], capture_output=True, text=True, check=False, timeout=60)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
 class Unit:

@@ -24,6 +24,7 @@ from deployment_files import (
     pod_of,
     procfile,
     prometheus_configuration,
+    promtool,
     units,
 )
 
@@ -60,10 +61,10 @@ _SCALED_OBJECT = {
             "minItems": 1,
             "items": {
                 "type": "object",
-                "required": ["type", "metadata", "authenticationRef"],
+                "required": ["type", "metadata"],
                 "additionalProperties": False,
                 "properties": {
-                    "type": {"enum": ["rabbitmq", "postgresql"]},
+                    "type": {"enum": ["rabbitmq", "postgresql", "prometheus"]},
                     # KEDA takes text only, numbers too.
                     "metadata": {"type": "object", "additionalProperties": {"type": "string"}},
                     "authenticationRef": {"type": "object", "required": ["name"]},
@@ -305,8 +306,61 @@ def test_every_pool_may_lose_one_process_at_a_time_and_scales_by_its_own_queues(
         for name in scaled
     }
     assert queues == expected | {"holdfast-relay": {QUARANTINE_QUEUE}}
+    triggers = [trigger for spec in scaled.values() for trigger in spec["triggers"]]
     known = {m.name for m in of_kind("TriggerAuthentication")}
-    assert {t["authenticationRef"]["name"] for spec in scaled.values() for t in spec["triggers"]} == known
+    named = {t["authenticationRef"]["name"] for t in triggers if t["type"] != "prometheus"}
+    assert named == known
+    by_age = {name for name, spec in scaled.items() if {t["type"] for t in spec["triggers"]} != {"rabbitmq"}}
+    assert by_age == scaled.keys(), "by length and by age"
+
+
+def _age_by_prometheus() -> dict[str, str]:
+    [metadata] = [
+        trigger["metadata"]
+        for scaled in of_kind("ScaledObject")
+        for trigger in scaled.document["spec"]["triggers"]
+        if trigger["type"] == "prometheus"
+    ]
+    return dict(metadata)
+
+
+@pytest.mark.parametrize(
+    ("waits", "age_seconds"),
+    [
+        pytest.param({}, 0, id="no process was scraped yet"),
+        pytest.param({"1": "5x20", "60": "5x20", "120": "5x20", "+Inf": "5x20"}, 0, id="nothing came"),
+        pytest.param(
+            {"1": "0+60x20", "60": "0+60x20", "120": "0+60x20", "+Inf": "0+60x20"}, 0.5, id="at once"
+        ),
+        pytest.param({"1": "0x20", "60": "0x20", "120": "0+60x20", "+Inf": "0+60x20"}, 90, id="all late"),
+        pytest.param(
+            {"1": "0+60x20", "60": "0+60x20", "120": "0+60x20", "+Inf": "0+61x20"},
+            0.5 * 61 / 60,
+            id="one late",
+        ),
+    ],
+)
+def test_payment_pool_grows_by_the_age_of_what_its_processes_take(
+    waits: dict[str, str], age_seconds: float, tmp_path: Path
+) -> None:
+    """The answer is a number in every case, also where no message came: none would be an error to KEDA."""
+    series = [
+        {
+            "series": f"holdfast_inbound_wait_seconds_bucket"
+            f'{{job="holdfast-payment",instance="{instance}",le="{le}"}}',
+            "values": values,
+        }
+        for instance in ("a", "b")
+        for le, values in waits.items()
+    ]
+    expected = {"expr": "(" + _age_by_prometheus()["query"] + ")", "eval_time": "5m"}
+    test = {
+        "interval": "15s",
+        "input_series": series,
+        "promql_expr_test": [expected | {"exp_samples": [{"labels": "{}", "value": age_seconds}]}],
+    }
+    (tmp_path / "age.yaml").write_text(yaml.safe_dump({"rule_files": [], "tests": [test]}))
+    promtool("test", "rules", tmp_path / "age.yaml")
 
 
 def test_all_processes_at_once_fit_the_connections_that_the_file_counts_with() -> None:
@@ -389,13 +443,10 @@ def test_rules_for_kubernetes_are_the_alerts_word_for_word(tmp_path: Path) -> No
     alerts = {f"holdfast-{alert.stem}": yaml.safe_load(alert.read_text()) for alert in ALERTS}
     rules = of_kind("PrometheusRule")
     assert {rule.name: rule.document["spec"] for rule in rules} == alerts
-    program = shutil.which("promtool")
-    assert program is not None, "promtool is missing: infra/local/setup.sh installs Debian's prometheus"
     for rule in rules:
         written = tmp_path / f"{rule.name}.yaml"
         written.write_text(yaml.safe_dump(rule.document["spec"]))
-        checked = subprocess.run([program, "check", "rules", written], capture_output=True, check=False)
-        assert checked.returncode == 0, checked.stdout + checked.stderr
+        promtool("check", "rules", written)
 
 
 def test_image_is_pinned_unprivileged_and_made_of_what_is_there() -> None:
