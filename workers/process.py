@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from infra.observability.health import serve_health
 from infra.observability.log_context import command_ids, event_ids
 from infra.observability.logs import configure_logs
+from infra.observability.metrics import QUARANTINED, begin_at_zero
 from infra.postgres.engine import create_database_engine
 from infra.postgres.key_store import KeyStore
 from infra.postgres.migrate import schema_problem
@@ -29,6 +30,7 @@ from infra.rabbitmq.publisher import Publisher
 from infra.security.encryption import Vault, open_vault
 from infra.settings import Settings, SettingsError, load_settings
 from schemas.commands import Command, decode_command
+from schemas.reasons import QuarantineReason
 from workers.failures import classify_failure, wait_for_database
 
 if TYPE_CHECKING:
@@ -70,6 +72,7 @@ def declare_event_actor(
     process: WorkerProcess, *, queue: str, name: str, handle: Callable[[Sequence[InboundEvent]], None]
 ) -> None:
     """Have the authentic events of a queue handled; what is not authentic is quarantined before."""
+    begin_at_zero(QUARANTINED, QuarantineReason)
     admit = process.ingress.admit
 
     def handle_events(events: Sequence[InboundEvent]) -> None:

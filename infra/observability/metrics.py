@@ -1,6 +1,21 @@
 """Counters and histograms of the workers: base units, bounded labels, no label by seller or order."""
 
+import itertools
+from collections.abc import Iterable
+
 from prometheus_client import Counter, Gauge, Histogram
+
+
+def begin_at_zero(counter: Counter, *labels: Iterable[str]) -> None:
+    """
+    Show a counter as 0 before anything was counted, for all combinations of these values of its labels.
+
+    Prometheus takes no notice of a first value that is not 0: without this the first event of its kind is
+    in no `rate` or `increase`. Call it where the counting is, so that only those processes show it.
+    """
+    for values in itertools.product(*labels):
+        counter.labels(*values)
+
 
 BATCH_SECONDS = Histogram(
     "holdfast_batch_seconds",

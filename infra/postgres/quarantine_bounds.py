@@ -15,6 +15,10 @@ from infra.postgres.recorded_messages import RecordedMessage
 # Any number; the same one for every relay, so that two of them at once don't fill the same room.
 _ROOM_LOCK = 4_410_937_226
 
+# The bounds by name.
+ALL = "all"
+SENDER = "sender"
+
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
@@ -96,9 +100,9 @@ def sort_by_room(connection: Connection, messages: Sequence[RecordedMessage], bo
             continue
         of_sender = used.setdefault(message.sender, _Used())
         if not in_all.has_room(message.size, bounds.records, bounds.bytes):
-            counted.append((message, "all"))
+            counted.append((message, ALL))
         elif not of_sender.has_room(message.size, bounds.records_per_sender, bounds.bytes_per_sender):
-            counted.append((message, "sender"))
+            counted.append((message, SENDER))
         else:
             of_sender.take(message.size)
             in_all.take(message.size)

@@ -40,6 +40,9 @@ MAX_RETRY_SECONDS = 600
 # After so many recoveries that did not help, it is the message that takes the database away, not the weather.
 RECOVERIES_BEFORE_BLAME = 10
 
+# What becomes of a message, as the metric calls it.
+_DONE, _RETRIED, _DEAD_LETTER = BECOMES = ("done", "retried", "dead_letter")
+
 
 class UnknownCommand(Exception):
     """A message on one of our own queues whose type names none of the queue's commands."""
@@ -131,7 +134,7 @@ class BatchRunner:
                 reach("batch: before acknowledge")
                 batch.settle(positions)
                 reach("batch: acknowledged")
-                MESSAGES.labels(batch.deliveries[0].queue_name, "done").inc(len(positions))
+                MESSAGES.labels(batch.deliveries[0].queue_name, _DONE).inc(len(positions))
                 return None
         raise _GivenUp
 
@@ -185,7 +188,7 @@ class BatchRunner:
     def _way_out(self, delivery: Delivery, failed: _Failed) -> Outgoing:
         error, failure = failed.error, failed.failure
         again = failure is Failure.RETRY and delivery.attempt + 1 < self._max_attempts
-        becomes = "retried" if again else "dead_letter"
+        becomes = _RETRIED if again else _DEAD_LETTER
         MESSAGES.labels(delivery.queue_name, becomes).inc()
         # A dead letter waits for a person.
         say = log.warning if again else log.error

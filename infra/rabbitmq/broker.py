@@ -21,9 +21,11 @@ from infra.observability.metrics import (
     BATCH_SECONDS,
     CONSUMER_CONNECTED,
     DATABASE_AVAILABLE,
+    MESSAGES,
+    begin_at_zero,
 )
 from infra.rabbitmq.availability import Availability
-from infra.rabbitmq.batches import BatchHandler, BatchRunner, UnknownCommand
+from infra.rabbitmq.batches import BECOMES, BatchHandler, BatchRunner, UnknownCommand
 from infra.rabbitmq.consumer import Batch, QueueConsumer
 from infra.rabbitmq.messages import Delivery, Failure, PublishOutcome, command_message
 from infra.rabbitmq.publisher import Publisher
@@ -139,6 +141,7 @@ class HoldfastBroker(Broker):
         return self._declare(queue_name, actor_name, handle)
 
     def _declare(self, queue_name: str, actor_name: str, handle: BatchHandler) -> Actor[..., Any]:
+        begin_at_zero(MESSAGES, (queue_name,), BECOMES)
         seconds, messages = BATCH_SECONDS.labels(actor_name), BATCH_MESSAGES.labels(actor_name)
 
         def run(batch: Batch) -> None:

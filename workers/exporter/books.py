@@ -7,7 +7,7 @@ Every query reads sealed subtotals or a small partial index, so it stays cheap h
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from sqlalchemy import Connection, text
 
 # Counting further would read more than a gauge is worth; what is above shows as this much.
@@ -184,14 +184,14 @@ class Snapshot:
     def empty(self) -> bool:
         return not self._families
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         yield from self._families
         yield GaugeMetricFamily(
             "holdfast_snapshot_age_seconds",
             "Age of what this exporter last read; the gauges beside it are of that moment.",
             value=self.age_seconds,
         )
-        yield GaugeMetricFamily(
+        yield CounterMetricFamily(
             "holdfast_snapshot_failures",
             "Readings of the database that failed since this exporter started.",
             value=self._failures,

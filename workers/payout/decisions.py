@@ -11,6 +11,9 @@ from workers.payout.transfers import BankWord, TransferAnswer
 # Failures in a row, and for how long no further guess is taken.
 _LOCKS = {5: timedelta(minutes=15), 10: timedelta(hours=24)}
 LOCKED_FOR_GOOD_AT = 15
+_LOCK_NAMES = {5: "15_minutes", 10: "24_hours"}
+_LOCK_FOR_GOOD = "operator"
+LOCK_NAMES = (*_LOCK_NAMES.values(), _LOCK_FOR_GOOD)
 
 
 class Purpose(StrEnum):
@@ -37,8 +40,8 @@ class Proceed:
 def name_lock(failed_attempts: int) -> str | None:
     """Return what a failure that has just been confirmed has locked the seller for, in one word."""
     if failed_attempts >= LOCKED_FOR_GOOD_AT:
-        return "operator"
-    return {5: "15_minutes", 10: "24_hours"}.get(failed_attempts)
+        return _LOCK_FOR_GOOD
+    return _LOCK_NAMES.get(failed_attempts)
 
 
 def is_locked(*, locked_until: datetime | None, locked_by_failures: bool, now: datetime) -> bool:

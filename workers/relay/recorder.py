@@ -6,12 +6,12 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import structlog
 
-from infra.observability.metrics import QUARANTINE_OVERFLOW, RECORDED_MESSAGES
-from infra.postgres.quarantine_bounds import Bounds, count_overflow, known_senders, sort_by_room
+from infra.observability.metrics import QUARANTINE_OVERFLOW, RECORDED_MESSAGES, begin_at_zero
+from infra.postgres.quarantine_bounds import ALL, SENDER, Bounds, count_overflow, known_senders, sort_by_room
 from infra.postgres.recorded_messages import Kind, RecordedMessage, record_messages
 from infra.postgres.step import Steps
 from infra.rabbitmq.messages import Delivery
@@ -22,6 +22,9 @@ log = structlog.get_logger(__name__)
 
 NO_BOUNDS = Bounds(sys.maxsize, sys.maxsize, sys.maxsize, sys.maxsize)
 _SOURCE = re.compile(rb'"source"\s*:\s*"/((?:shops|banks)/[a-z0-9-]{1,64})"')
+
+begin_at_zero(QUARANTINE_OVERFLOW, (ALL, SENDER))
+begin_at_zero(RECORDED_MESSAGES, get_args(Kind))
 
 
 def record(steps: Steps, deliveries: Sequence[Delivery], bounds: Bounds = NO_BOUNDS) -> None:

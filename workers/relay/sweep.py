@@ -9,7 +9,13 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from infra.observability.metrics import PAYOUT_PAUSES, STALE_DISPUTES, SWEPT, WITHDRAWALS_IN_REVIEW
+from infra.observability.metrics import (
+    PAYOUT_PAUSES,
+    STALE_DISPUTES,
+    SWEPT,
+    WITHDRAWALS_IN_REVIEW,
+    begin_at_zero,
+)
 from infra.postgres.step import Step, Steps
 from infra.rabbitmq.topology import (
     ESCROW_HOLD,
@@ -40,18 +46,19 @@ _LIMIT = 5_000
 # The bank is asked at growing intervals up to an hour; only silence far beyond that is a lost question.
 _SUBMITTED_GRACE_SECONDS = 2 * 3_600
 
-# Each shows as 0 before anything was found: Prometheus takes no notice of a first value that is not 0.
-for _what in (
-    "unheld_payments",
-    "overdue_holds",
-    "unsettled_claims",
-    "matchable_credits",
-    "resting_attempts",
-    "resting_transfers",
-    "cooled_off_withdrawals",
-    "resting_refunds",
-):
-    SWEPT.labels(what=_what)
+begin_at_zero(
+    SWEPT,
+    (
+        "unheld_payments",
+        "overdue_holds",
+        "unsettled_claims",
+        "matchable_credits",
+        "resting_attempts",
+        "resting_transfers",
+        "cooled_off_withdrawals",
+        "resting_refunds",
+    ),
+)
 
 QueueDepth = Callable[[str], int]
 

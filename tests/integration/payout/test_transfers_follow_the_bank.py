@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
+from prometheus_client import REGISTRY
 from workflow_support.banks import NEVER_SEEN, NO_ANSWER, PENDING, REJECTED, SETTLED, ScriptedBank
 from workflow_support.books import balance
 from workflow_support.desk import Desk, Told
@@ -171,13 +172,15 @@ def test_a_crash_after_sending_and_before_booking_sends_nothing_twice(
     assert payout.money == PAID_OUT
 
 
-def test_the_banks_last_word_is_booked_once_however_often_it_comes(pay_out: PayOut) -> None:
+def test_the_banks_last_word_is_booked_and_counted_once_however_often_it_comes(pay_out: PayOut) -> None:
+    before = _counted("settled")
     payout = pay_out(ScriptedBank(submit=[PENDING], find=[SETTLED]))
     questions = [row for row in payout.desk.delayed if row.command == "check_transfer"]
     side_by_side(*[lambda: payout.desk.handle(*questions) for _ in range(4)])
     payout.desk.run()
     assert payout.events.count("payout.settled") == 1
     assert payout.money == PAID_OUT
+    assert _counted("settled") == before + 1
 
 
 def test_two_workers_told_different_last_words_book_one_of_them(desk_with: OpenDesk) -> None:
@@ -213,12 +216,14 @@ def test_a_return_is_booked_once_and_read_once(pay_out: PayOut) -> None:
     assert payout.money == BACK
 
 
-def test_a_return_that_is_heard_of_before_its_settlement_books_both(pay_out: PayOut) -> None:
+def test_a_return_that_is_heard_of_before_its_settlement_books_and_counts_both(pay_out: PayOut) -> None:
+    before = _counted("settled"), _counted("returned")
     payout = pay_out(ScriptedBank(submit=[NO_ANSWER]))
     payout.bank.sends_back(payout.bank.submitted[0].end_to_end_id)
     _collect_returns(payout)
     assert payout.events == ["withdrawal.accepted", "payout.submitted", "payout.settled", "payout.returned"]
     assert payout.money == BACK
+    assert (_counted("settled"), _counted("returned")) == (before[0] + 1, before[1] + 1)
 
 
 def test_a_return_of_a_transfer_that_nobody_made_stops_nothing(pay_out: PayOut) -> None:
@@ -246,6 +251,10 @@ def test_returned_money_can_be_withdrawn_again(pay_out: PayOut) -> None:
     platform = payout.desk.platform(payout.shop)
     told = payout.desk.seller_withdraws(platform.withdraws(payout.seller, 10_000))
     assert told[-1].type == "payout.settled"
+
+
+def _counted(result: str) -> float:
+    return REGISTRY.get_sample_value("holdfast_payouts_total", {"result": result}) or 0
 
 
 def _submit_again(payout: Payout) -> None:

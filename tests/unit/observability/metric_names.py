@@ -57,7 +57,10 @@ def registered_metrics() -> dict[str, Registered]:
         )
     ]
     found += [Registered(gauge.name, "gauge", gauge.labels) for gauge in GAUGES]
-    found += [Registered(family.name, family.type, ()) for family in _of_the_exporter_itself()]
+    found += [
+        Registered(family.name + ("_total" if family.type == "counter" else ""), family.type, ())
+        for family in _of_the_exporter_itself()
+    ]
     return {metric.name: metric for metric in found}
 
 

@@ -14,7 +14,7 @@ from uuid import UUID
 import structlog
 
 from infra.crash_points import reach
-from infra.observability.metrics import PASSWORD_CHECKS, PASSWORD_LOCKS
+from infra.observability.metrics import PASSWORD_CHECKS, PASSWORD_LOCKS, begin_at_zero
 from infra.postgres.step import Step, Steps
 from infra.rabbitmq.topology import PAYOUT_PASSWORD
 from infra.security.destinations import destination_context, mask_destination
@@ -29,6 +29,7 @@ from schemas.seller_password_changed import SealedPasswordChange
 from schemas.withdrawal_requested import SealedWithdrawal
 from workers.payout import store
 from workers.payout.decisions import (
+    LOCK_NAMES,
     UNKNOWN_SELLER,
     Count,
     Pend,
@@ -50,6 +51,9 @@ _NEXT_TURN_MS = 1000
 _ROUND = 16
 # A flood of attempts gives way to whatever else waits for this thread: the rest goes to the end of the queue.
 _PATIENCE_SECONDS = 0.25
+
+begin_at_zero(PASSWORD_CHECKS, ("right", "wrong"))
+begin_at_zero(PASSWORD_LOCKS, LOCK_NAMES)
 
 _CONTENT: dict[Purpose, type[SealedContent]] = {
     Purpose.ENROLMENT: SealedEnrolment,

@@ -16,13 +16,13 @@ from uuid import UUID
 import structlog
 
 from infra.crash_points import reach
-from infra.observability.metrics import PAYOUTS
+from infra.observability.metrics import PAYOUTS, begin_at_zero
 from infra.postgres.step import Step, Steps
 from infra.rabbitmq.topology import PAYOUT_BANK
 from infra.security.destinations import destination_context
 from infra.security.encryption import Vault
 from ledger.ids import derive_id
-from ledger.postings import Posting
+from ledger.postings import Posting, PostingKind
 from schemas.commands import CheckTransfer, CollectReturns, SubmitTransfer
 from schemas.outgoing import OUTGOING
 from workers.payout import store
@@ -46,6 +46,14 @@ BookRefunds = Callable[[Step, Mapping[str, TransferAnswer]], object]
 
 _RETURNS_FEED = "returns"
 _RETURNS_PAGE = 500
+
+# What the bank's last word is called in the metric, by what was booked for it.
+_RESULTS = {
+    PostingKind.PAYOUT_SETTLED: "settled",
+    PostingKind.PAYOUT_FAILED: "failed",
+    PostingKind.PAYOUT_RETURNED: "returned",
+}
+begin_at_zero(PAYOUTS, _RESULTS.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +158,10 @@ def _book_returns(steps: Steps, page: Sequence[ReturnedTransfer], book_refunds: 
         for entry in page:
             if entry.end_to_end_id not in payouts and entry.end_to_end_id not in refunds:
                 log.error("unknown_transfer_returned", end_to_end_id=entry.end_to_end_id, reason=entry.reason)
-        _book(step, answers)
+        _, ended = _book(step, answers)
         book_refunds(step, refund_answers)
         store.advance_cursor(step.connection, _RETURNS_FEED, max(entry.position for entry in page))
+    _count(ended)
 
 
 def _ask_all(
@@ -199,33 +208,40 @@ def _book_answers(steps: Steps, answers: dict[UUID, TransferAnswer], *, tries: i
     if not answers:
         return
     with steps.begin("book_transfer") as step:
-        still_open = _book(step, answers)
+        still_open, ended = _book(step, answers)
         step.command_for_each(
             PAYOUT_BANK,
             still_open,
             lambda ids: CheckTransfer(payout_ids=ids, tries=tries),
             delay_ms=check_delay_ms(tries),
         )
+    _count(ended)
 
 
-def _book(step: Step, answers: dict[UUID, TransferAnswer]) -> list[UUID]:
-    """Book the bank's words; return the transfers that still wait for its last one."""
+def _count(ended: Sequence[PostingKind]) -> None:
+    """After the commit: what was rolled back, or had been booked before, is no payout more."""
+    for kind in ended:
+        PAYOUTS.labels(result=_RESULTS[kind]).inc()
+
+
+def _book(step: Step, answers: dict[UUID, TransferAnswer]) -> tuple[list[UUID], list[PostingKind]]:
+    """Book the bank's words; return what still waits for its last one, and how others have ended."""
     changes: list[tuple[UUID, TransferState, str | None]] = []
     still_open: list[UUID] = []
+    ended: list[PostingKind] = []
     for transfer in store.lock_transfers(step.connection, answers):
         answer = answers[transfer.payout_id]
         change = decide_transfer(transfer.state, answer)
         state = change.state if change else transfer.state
         if change is not None:
             changes.append((transfer.payout_id, change.state, answer.reason))
+            ended += change.postings
             _follow(step, transfer, change, answer)
         if state in OPEN_STATES:
             still_open.append(transfer.payout_id)
-        else:
-            PAYOUTS.labels(result=state.value).inc()
     if changes:
         store.mark_transfers(step.connection, changes, now=step.now)
-    return still_open
+    return still_open, ended
 
 
 def _follow(step: Step, transfer: store.Transfer, change: TransferChange, answer: TransferAnswer) -> None:
