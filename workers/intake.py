@@ -35,7 +35,8 @@ def take_in(
     """
     arrivals = [_arrival(event, answer_id) for event in events]
     fresh: list[InboundEvent] = []
-    for event, seen in zip(events, register_arrivals(step.connection, arrivals, now=step.now), strict=True):
+    sightings = register_arrivals(step.connection, arrivals, now=step.now, all_new=step.all_new)
+    for event, seen in zip(events, sightings, strict=True):
         if seen.sighting is Sighting.SAME_AGAIN:
             if seen.answer_id is not None:
                 step.emit_again([*told_before(seen.answer_id), seen.answer_id])

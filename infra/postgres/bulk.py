@@ -33,24 +33,20 @@ def insert_rows(
     """
     if not rows:
         return []
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
-    statement = _insert(table, tuple(columns), tuple(returning), skip_existing=skip_existing)
-    result = connection.execute(statement, _arrays(columns))
+    columns = {name: array_of([row[name] for row in rows]) for name in rows[0]}
+    statement = _insert(table, tuple(columns), returning=tuple(returning), skip_existing=skip_existing)
+    result = connection.execute(statement, columns)
     return list(result) if returning else []
 
 
-def insert_columns(
-    connection: Connection, table: Table, columns: Mapping[str, Sequence[Any]], *, skip_existing: bool = False
-) -> int:
-    """Do the same with rows that are given column by column; return how many were written."""
-    if not next(iter(columns.values())):
-        return 0
-    statement = _insert(table, tuple(columns), (), skip_existing=skip_existing)
-    return connection.execute(statement, _arrays(columns)).rowcount
-
-
 def insert_unless_known(
-    connection: Connection, table: Table, columns: Mapping[str, Sequence[Any]], *, key: Sequence[str]
+    connection: Connection,
+    table: Table,
+    columns: Mapping[str, Sequence[Any]],
+    *,
+    key: Sequence[str],
+    all_new: bool = False,
+    often_equal: Sequence[str] = (),
 ) -> list[Any]:
     """
     Insert rows, given column by column, that meet no unique key; return the `key` of those left out.
@@ -58,11 +54,25 @@ def insert_unless_known(
     The hot path's way: where everything is new, the usual case, no row comes back. Rows are written in the
     order given, `key` must tell them apart, and whoever is told of rows left out must compare the existing
     content.
+
+    With `all_new` nothing is asked, which costs PostgreSQL a good part less, and a row that meets a key
+    fails the transaction. Columns that are `often_equal` then travel as one value where all their values
+    are the same; each of them may double the number of statements to prepare, so name only those.
+
+    Raises:
+        sqlalchemy.exc.IntegrityError: with `all_new`, a key is known.
     """
     if not next(iter(columns.values())):
         return []
-    statement = _insert_and_tell(table, tuple(columns), tuple(key))
-    return list(connection.execute(statement, _arrays(columns)))
+    if not all_new:
+        statement = _insert_and_tell(table, tuple(columns), tuple(key))
+        return list(connection.execute(statement, {name: array_of(columns[name]) for name in columns}))
+    single = tuple(name for name in often_equal if _all_equal(columns[name]))
+    connection.execute(
+        _insert(table, tuple(columns), single=single),
+        {name: values[0] if name in single else array_of(values) for name, values in columns.items()},
+    )
+    return []
 
 
 def columns_of(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> dict[str, Sequence[Any]]:
@@ -70,15 +80,21 @@ def columns_of(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> dict[st
     return dict(zip(names, zip(*rows, strict=True) if rows else ((),) * len(names), strict=True))
 
 
-def _arrays(columns: Mapping[str, Sequence[Any]]) -> dict[str, str]:
-    return {name: array_of(values) for name, values in columns.items()}
+def _all_equal(values: Sequence[Any]) -> bool:
+    return values.count(values[0]) == len(values)
 
 
 @lru_cache(maxsize=256)
 def _insert(
-    table: Table, names: tuple[str, ...], returning: tuple[str, ...], *, skip_existing: bool
+    table: Table,
+    names: tuple[str, ...],
+    *,
+    single: tuple[str, ...] = (),
+    returning: tuple[str, ...] = (),
+    skip_existing: bool = False,
 ) -> TextClause:
-    statement = _insert_from(table, names, _given(table, names))
+    listed = tuple(name for name in names if name not in single)
+    statement = _insert_from(table, names, _given(table, listed), single=single)
     if skip_existing:
         statement += " ON CONFLICT DO NOTHING"
     if returning:
@@ -102,9 +118,11 @@ def _given(table: Table, names: tuple[str, ...]) -> str:
     return f"unnest({arrays}) WITH ORDINALITY AS given({', '.join(names)}, position)"
 
 
-def _insert_from(table: Table, names: tuple[str, ...], source: str) -> str:
+def _insert_from(table: Table, names: tuple[str, ...], source: str, *, single: tuple[str, ...] = ()) -> str:
     values = ", ".join(
-        f"CAST({name} AS {_type(table, name)})" if isinstance(table.c[name].type, ARRAY) else name
+        f"CAST({f':{name}' if name in single else name} AS {_type(table, name)})"
+        if name in single or isinstance(table.c[name].type, ARRAY)
+        else name
         for name in names
     )
     return f"INSERT INTO {table.name} ({', '.join(names)}) SELECT {values} FROM {source} ORDER BY position"

@@ -41,13 +41,15 @@ class Seen:
     answer_id: UUID | None
 
 
-def register_arrivals(connection: Connection, arrivals: Sequence[Arrival], *, now: datetime) -> list[Seen]:
+def register_arrivals(
+    connection: Connection, arrivals: Sequence[Arrival], *, now: datetime, all_new: bool = False
+) -> list[Seen]:
     """
     Record arrivals in the caller's transaction and tell which of them are new; one result for each.
 
     No `(source, event_id)` may stand twice in one call. Rows are written in key order, so two
     transactions with the same events wait for each other instead of deadlocking; the second then finds
-    the first's rows.
+    the first's rows. With `all_new` a known one fails the transaction, see `Steps.carry_out`.
     """
     ordered = sorted(arrivals, key=lambda arrival: (arrival.source, arrival.event_id))
     left_out = {
@@ -57,6 +59,8 @@ def register_arrivals(connection: Connection, arrivals: Sequence[Arrival], *, no
             inbox,
             {**columns_of(Arrival._fields, ordered), "received_at": [now] * len(ordered)},
             key=("source", "event_id"),
+            all_new=all_new,
+            often_equal=("source", "type", "received_at"),
         )
     }
     if not left_out:

@@ -37,13 +37,15 @@ class SellerCurrency:
     currency: str
 
 
-def record_postings(connection: Connection, postings: Sequence[Posting], *, booked_at: datetime) -> None:
+def record_postings(
+    connection: Connection, postings: Sequence[Posting], *, booked_at: datetime, all_new: bool = False
+) -> None:
     """
     Write postings in the caller's transaction and carry the withdrawable balances along.
 
     A posting whose id is known with the same content, or stands twice among these, moves nothing the second
-    time. Balance rows are
-    taken in key order, so two calls cannot deadlock. Amounts are minor units.
+    time. Balance rows are taken in key order, so two calls cannot deadlock. Amounts are minor units. With
+    `all_new` a known id fails the transaction, see `Steps.carry_out`.
 
     Raises:
         ConflictingPosting: an id is known with other content. The transaction must be rolled back.
@@ -56,7 +58,12 @@ def record_postings(connection: Connection, postings: Sequence[Posting], *, book
     left_out = {
         row.posting_id
         for row in insert_unless_known(
-            connection, postings_table, _columns(ordered, booked_at), key=("posting_id",)
+            connection,
+            postings_table,
+            _columns(ordered, booked_at),
+            key=("posting_id",),
+            all_new=all_new,
+            often_equal=("kind", "shop_id", "seller_id", "currency", "debit", "credit", "booked_at"),
         )
     }
     if left_out:

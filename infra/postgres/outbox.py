@@ -16,7 +16,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from infra.postgres.arrays import uuid_array
-from infra.postgres.bulk import insert_columns, insert_rows
+from infra.postgres.bulk import insert_rows, insert_unless_known
 from infra.postgres.tables import events as events_table
 from infra.postgres.tables import outbox as outbox_table
 
@@ -61,10 +61,14 @@ class EventsRow:
 OutboxRow = CommandRow | EventsRow
 
 
-def write_events(connection: Connection, events: Sequence[StoredEvent]) -> None:
-    """Keep events; an id that is known stands for the same event and is left alone."""
+def write_events(connection: Connection, events: Sequence[StoredEvent], *, all_new: bool = False) -> None:
+    """
+    Keep events; an id that is known, or stands here twice, is the same event and is written once.
+
+    With `all_new` such an id fails the transaction, see `Steps.carry_out`.
+    """
     ordered = sorted(events, key=lambda event: event.event_id.int)
-    insert_columns(
+    insert_unless_known(
         connection,
         events_table,
         {
@@ -74,7 +78,9 @@ def write_events(connection: Connection, events: Sequence[StoredEvent]) -> None:
             "occurred_at": [event.occurred_at for event in ordered],
             "data": [event.data for event in ordered],
         },
-        skip_existing=True,
+        key=("event_id",),
+        all_new=all_new,
+        often_equal=("shop_id", "type", "occurred_at"),
     )
 
 

@@ -8,9 +8,13 @@ that is only the publishing, which the relay makes good.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from time import monotonic
+from typing import TypeVar
 from uuid import UUID
 
+from psycopg.errors import UniqueViolation
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import IntegrityError
 
 from infra.crash_points import reach
 from infra.postgres.ledger_store import record_postings
@@ -28,6 +32,10 @@ from schemas.commands import MAX_IDS, Command
 from schemas.outgoing import OutgoingData
 
 AfterCommit = Callable[[Sequence[OutboxRow]], None]
+Result = TypeVar("Result")
+
+# Repeats come in swarms: after a crash, or when a shop sends its day again.
+_ASK_FIRST_SECONDS = 1.0
 
 
 def milliseconds_until(moment: datetime, now: datetime) -> int:
@@ -36,11 +44,17 @@ def milliseconds_until(moment: datetime, now: datetime) -> int:
 
 
 class Step:
-    """What a handler works with inside its transaction; `now` is the database's clock, read once."""
+    """
+    What a handler works with inside its transaction; `now` is the database's clock, read once.
 
-    def __init__(self, connection: Connection, now: datetime) -> None:
+    `all_new` is the hope that every key to be written is new: writing is cheaper, and a known key fails the
+    transaction, after which `Steps.carry_out` does the work again without it.
+    """
+
+    def __init__(self, connection: Connection, now: datetime, *, all_new: bool = False) -> None:
         self.connection = connection
         self.now = now
+        self.all_new = all_new
         self._events: list[StoredEvent] = []
         self._again: list[UUID] = []
         self._commands: list[CommandRow] = []
@@ -79,8 +93,8 @@ class Step:
 
     def finish(self, *, grace_seconds: float) -> list[OutboxRow]:
         """Write what was collected; called once, right before the commit."""
-        record_postings(self.connection, self._postings, booked_at=self.now)
-        write_events(self.connection, self._events)
+        record_postings(self.connection, self._postings, booked_at=self.now, all_new=self.all_new)
+        write_events(self.connection, self._events, all_new=self.all_new)
         again = find_events(self.connection, set(self._again))
         rows: list[OutboxRow] = [*self._commands, *group_events([*self._events, *again])]
         return write_outbox(self.connection, rows, now=self.now, grace_seconds=grace_seconds)
@@ -93,6 +107,28 @@ class Steps:
         self._engine = engine
         self._after_commit = after_commit
         self._grace_seconds = grace_seconds
+        self._ask_first_until = 0.0
+
+    def carry_out(self, name: str, work: Callable[[Step], Result]) -> Result:
+        """
+        Do `work` in one transaction in the hope that all it writes is new; else again, asking first.
+
+        Asking whether a key is known costs a good part of every insert, and nearly always the answer is no.
+        So the unique keys are left to answer: where one does, the transaction is rolled back and `work` is
+        done once more with `ON CONFLICT`, and so is whatever comes in the next second. See docs/adr/0019.
+
+        `work` may be called twice, so it keeps nothing and tells nobody anything but through its step.
+        """
+        if monotonic() >= self._ask_first_until:
+            try:
+                with self._open(name, all_new=True) as step:
+                    return work(step)
+            except IntegrityError as error:
+                if not isinstance(error.orig, UniqueViolation):
+                    raise
+                self._ask_first_until = monotonic() + _ASK_FIRST_SECONDS
+        with self._open(name, all_new=False) as step:
+            return work(step)
 
     @contextmanager
     def begin(self, name: str = "step") -> Iterator[Step]:
@@ -104,10 +140,15 @@ class Steps:
         An error that leaves the block says nothing about the commit when the connection broke: the
         caller tries the same messages again, and every effect is keyed so that it happens once.
         """
+        with self._open(name, all_new=False) as step:
+            yield step
+
+    @contextmanager
+    def _open(self, name: str, *, all_new: bool) -> Iterator[Step]:
         reach(f"{name}: before begin")
         with self._engine.begin() as connection:
             now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
-            step = Step(connection, now)
+            step = Step(connection, now, all_new=all_new)
             yield step
             rows = step.finish(grace_seconds=self._grace_seconds)
             reach(f"{name}: before commit")

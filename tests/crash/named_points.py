@@ -26,7 +26,7 @@ class NamedPoints:
 
 
 def read_named_points() -> NamedPoints:
-    """Read every `reach(…)` of infra/ and workers/, and every `steps.begin(…)` of workers/."""
+    """Read every `reach(…)` of infra/ and workers/, and every step that workers/ begins or carries out."""
     found = NamedPoints()
     for path in sorted([*(CHECKOUT / "workers").rglob("*.py"), *(CHECKOUT / "infra").rglob("*.py")]):
         for call in _calls(path):
@@ -49,8 +49,8 @@ def _is_reach(call: ast.Call) -> bool:
 
 
 def _begins_step(call: ast.Call) -> bool:
-    """`.begin()` of anything but an engine, whatever the variable is called."""
-    if not (isinstance(call.func, ast.Attribute) and call.func.attr == "begin"):
+    """`.begin()` or `.carry_out()` of anything but an engine, whatever the variable is called."""
+    if not (isinstance(call.func, ast.Attribute) and call.func.attr in ("begin", "carry_out")):
         return False
     return not ast.unparse(call.func.value).endswith("engine")
 
@@ -67,7 +67,8 @@ def _take_reach(found: NamedPoints, call: ast.Call, path: Path, where: str) -> N
 
 
 def _take(names: list[str], nameless: list[str], call: ast.Call, where: str) -> None:
-    if len(call.args) == 1 and isinstance(call.args[0], ast.Constant) and isinstance(call.args[0].value, str):
-        names.append(call.args[0].value)
+    name = call.args[0] if call.args else None
+    if isinstance(name, ast.Constant) and isinstance(name.value, str):
+        names.append(name.value)
     else:
         nameless.append(where)

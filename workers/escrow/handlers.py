@@ -1,6 +1,7 @@
 """The escrow worker's steps: hold what was received, release what is due."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import assert_never
 from uuid import UUID
@@ -34,60 +35,84 @@ log = structlog.get_logger(__name__)
 def hold_funds(steps: Steps, commands: Sequence[HoldFunds], *, day_seconds: int) -> None:
     """Hold received payments for their protection period and set the alarm for its end."""
     payment_ids = sorted({payment_id for command in commands for payment_id in command.payment_ids})
-    with steps.begin("hold_funds") as step:
-        payments = store.find_payments(step.connection, payment_ids)
-        plans = {
-            payment.payment_id: (payment, decide_holds(payment, now=step.now, day_seconds=day_seconds))
-            for payment in payments
-        }
-        known = store.insert_holds(step.connection, [hold for _, holds in plans.values() for hold in holds])
-        booked = [
-            (payment, holds) for payment, holds in plans.values() if holds and holds[0].hold_id not in known
-        ]
-        for payment, holds in booked:
-            _book_holds(step, payment, holds)
-        all_booked = [hold for _, holds in booked for hold in holds]
-        for days, hold_ids in group_by_period(all_booked).items():
-            step.command_for_each(
-                ESCROW_RELEASE,
-                hold_ids,
-                lambda ids: ReleaseHold(hold_ids=ids),
-                delay_ms=days * day_seconds * 1000,
-            )
+    booked = steps.carry_out(
+        "hold_funds", lambda step: _hold_payments(step, payment_ids, day_seconds=day_seconds)
+    )
     if booked:
-        log.info("funds_held", orders=len(booked), holds=len(all_booked))
+        log.info("funds_held", orders=len(booked), holds=sum(len(holds) for _, holds in booked))
 
 
 def release_hold(steps: Steps, commands: Sequence[ReleaseHold]) -> None:
     """Make due holds withdrawable; an early alarm sleeps on, a late or second one changes nothing."""
     hold_ids = sorted({hold_id for command in commands for hold_id in command.hold_ids})
-    with steps.begin("release_hold") as step:
-        releases: list[Release] = []
-        early: dict[UUID, datetime] = {}
-        unfunded: list[UUID] = []
-        for hold in store.lock_holds(step.connection, hold_ids):
-            decision = decide_release(hold, now=step.now)
-            match decision:
-                case Release():
-                    releases.append(decision)
-                case Wait(hold_id, until):
-                    early[hold_id] = until
-                case AwaitCredit(hold_id):
-                    unfunded.append(hold_id)
-                case LeaveAlone():
-                    pass
-                case _:
-                    assert_never(decision)
-        _release(step, releases)
-        if early:
-            _sleep_on(step, early)
-    for release in releases:
-        RELEASE_LAG_SECONDS.observe((step.now - release.hold.release_at).total_seconds())
-    if unfunded:
-        HOLDS_AWAITING_CREDIT.inc(len(unfunded))
-        log.warning("holds_await_credit", count=len(unfunded), first_hold_id=str(unfunded[0]))
-    if releases:
-        log.info("holds_released", count=len(releases))
+    done = steps.carry_out("release_hold", lambda step: _release_due(step, hold_ids))
+    for release in done.releases:
+        RELEASE_LAG_SECONDS.observe((done.at - release.hold.release_at).total_seconds())
+    if done.unfunded:
+        HOLDS_AWAITING_CREDIT.inc(len(done.unfunded))
+        log.warning("holds_await_credit", count=len(done.unfunded), first_hold_id=str(done.unfunded[0]))
+    if done.releases:
+        log.info("holds_released", count=len(done.releases))
+
+
+def _hold_payments(
+    step: Step, payment_ids: Sequence[UUID], *, day_seconds: int
+) -> list[tuple[Payment, list[NewHold]]]:
+    """Book the holds of payments that have none yet, and return them."""
+    payments = store.find_payments(step.connection, payment_ids)
+    plans = {
+        payment.payment_id: (payment, decide_holds(payment, now=step.now, day_seconds=day_seconds))
+        for payment in payments
+    }
+    known = store.insert_holds(
+        step.connection, [hold for _, holds in plans.values() for hold in holds], all_new=step.all_new
+    )
+    booked = [
+        (payment, holds) for payment, holds in plans.values() if holds and holds[0].hold_id not in known
+    ]
+    for payment, holds in booked:
+        _book_holds(step, payment, holds)
+    for days, hold_ids in group_by_period([hold for _, holds in booked for hold in holds]).items():
+        step.command_for_each(
+            ESCROW_RELEASE,
+            hold_ids,
+            lambda ids: ReleaseHold(hold_ids=ids),
+            delay_ms=days * day_seconds * 1000,
+        )
+    return booked
+
+
+@dataclass(frozen=True, slots=True)
+class _Released:
+    """What one step released, and what waits for its credit."""
+
+    at: datetime
+    releases: Sequence[Release]
+    unfunded: Sequence[UUID]
+
+
+def _release_due(step: Step, hold_ids: Sequence[UUID]) -> _Released:
+    """Release what is due of these holds; arm the alarm again for what is early."""
+    releases: list[Release] = []
+    early: dict[UUID, datetime] = {}
+    unfunded: list[UUID] = []
+    for hold in store.lock_holds(step.connection, hold_ids):
+        decision = decide_release(hold, now=step.now)
+        match decision:
+            case Release():
+                releases.append(decision)
+            case Wait(hold_id, until):
+                early[hold_id] = until
+            case AwaitCredit(hold_id):
+                unfunded.append(hold_id)
+            case LeaveAlone():
+                pass
+            case _:
+                assert_never(decision)
+    _release(step, releases)
+    if early:
+        _sleep_on(step, early)
+    return _Released(step.now, releases, unfunded)
 
 
 def _book_holds(step: Step, payment: Payment, holds: Sequence[NewHold]) -> None:

@@ -20,7 +20,10 @@ def find_payments(connection: Connection, payment_ids: Sequence[UUID]) -> list[P
             SELECT payment_id, p.shop_id, order_id, event_id, currency, p.protection_days,
                    CAST(splits AS text), funded_at IS NOT NULL, fee_bps
             FROM payments AS p JOIN shops AS s ON s.shop_id = p.shop_id
-            WHERE payment_id = ANY(CAST(:ids AS uuid[])) AND p.state = 'received'
+            WHERE payment_id = ANY(CAST(:ids AS uuid[]))
+              -- Which is: state = 'received'. Said so, a table without statistics lets the planner choose the
+              -- partial index of bank references, and read all of it.
+              AND p.reason IS NULL
             ORDER BY payment_id
         """),
         {"ids": uuid_array(payment_ids)},
@@ -53,11 +56,33 @@ def find_payments(connection: Connection, payment_ids: Sequence[UUID]) -> list[P
     ]
 
 
-def insert_holds(connection: Connection, rows: Sequence[NewHold]) -> set[UUID]:
-    """Insert holds that are not booked yet; return the ids of those that were. A repeat writes nothing."""
+def insert_holds(connection: Connection, rows: Sequence[NewHold], *, all_new: bool = False) -> set[UUID]:
+    """
+    Insert holds that are not booked yet; return the ids of those that were. A repeat writes nothing.
+
+    With `all_new` a repeat fails the transaction, see `Steps.carry_out`.
+    """
     ordered = sorted(rows, key=lambda row: row.hold_id.int)
-    columns = columns_of(NewHold._fields, ordered)
-    return {row.hold_id for row in insert_unless_known(connection, holds, columns, key=("hold_id",))}
+    return {
+        row.hold_id
+        for row in insert_unless_known(
+            connection,
+            holds,
+            columns_of(NewHold._fields, ordered),
+            key=("hold_id",),
+            all_new=all_new,
+            often_equal=(
+                "shop_id",
+                "seller_id",
+                "fee_bps",
+                "currency",
+                "protection_days",
+                "day_seconds",
+                "held_at",
+                "release_at",
+            ),
+        )
+    }
 
 
 def lock_holds(connection: Connection, hold_ids: Sequence[UUID]) -> list[Hold]:

@@ -55,9 +55,12 @@ def order_answer_id(shop_id: str, order_id: str) -> UUID:
 
 def receive_orders(steps: Steps, events: Sequence[InboundEvent]) -> None:
     """Book `order.paid` events: accepted ones go on to be held, repeats and refusals are answered."""
-    with steps.begin("receive_orders") as step:
+
+    def book(step: Step) -> None:
         for round_ in in_rounds(events, _order_keys):
             _receive_round(step, round_)
+
+    steps.carry_out("receive_orders", book)
 
 
 def receive_bank_events(steps: Steps, events: Sequence[InboundEvent]) -> None:
@@ -113,7 +116,7 @@ def _receive_round(step: Step, events: Sequence[InboundEvent]) -> None:
         for event in fresh
         for row in [_judge_order(event, shops[event.sender_id], step.now)]
     }
-    known = store.insert_payments(step.connection, [row for _, row in rows.values()])
+    known = store.insert_payments(step.connection, [row for _, row in rows.values()], all_new=step.all_new)
     left_out = [pair for payment_id, pair in rows.items() if payment_id in known]
     refused_rows = _settle_left_out(step, left_out) if left_out else []
     booked = [row for payment_id, (_, row) in rows.items() if payment_id not in known]

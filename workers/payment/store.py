@@ -8,8 +8,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from infra.postgres.arrays import text_array, uuid_array
-from infra.postgres.bulk import columns_of, insert_columns, insert_rows
+from infra.postgres.arrays import text_array
+from infra.postgres.bulk import columns_of, insert_rows, insert_unless_known
 from infra.postgres.tables import bank_credits, bank_debits, payments
 from workers.payment.decisions import (
     OpenCredit,
@@ -97,21 +97,24 @@ def find_shop_terms(connection: Connection, shop_ids: Iterable[str]) -> dict[str
     }
 
 
-def insert_payments(connection: Connection, rows: Sequence[NewPayment]) -> set[UUID]:
-    """Insert payments whose order is new and whose bank reference is free; return the ids left out."""
+def insert_payments(
+    connection: Connection, rows: Sequence[NewPayment], *, all_new: bool = False
+) -> set[UUID]:
+    """
+    Insert payments whose order is new and whose bank reference is free; return the ids left out.
+
+    With `all_new` any other fails the transaction, see `Steps.carry_out`.
+    """
     ordered = sorted(rows, key=lambda row: (row.shop_id, row.order_id))
-    columns = columns_of(NewPayment._fields, ordered)
-    if insert_columns(connection, payments, columns, skip_existing=True) == len(ordered):
-        return set()
-    # Payment ids are new: whichever is not there met another row's key.
     return {
         row.payment_id
-        for row in connection.execute(
-            text("""
-                SELECT payment_id FROM unnest(CAST(:ids AS uuid[])) AS given(payment_id)
-                EXCEPT SELECT payment_id FROM payments WHERE payment_id = ANY(CAST(:ids AS uuid[]))
-            """),
-            {"ids": uuid_array(columns["payment_id"])},
+        for row in insert_unless_known(
+            connection,
+            payments,
+            columns_of(NewPayment._fields, ordered),
+            key=("payment_id",),
+            all_new=all_new,
+            often_equal=("shop_id", "state", "reason", "currency", "protection_days", "received_at"),
         )
     }
 
