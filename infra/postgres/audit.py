@@ -527,6 +527,30 @@ _NOTHING_LEFT_BEFORE_ITS_COOLING_OFF = """
     WHERE w.pending_until IS NOT NULL
 """
 
+# The change and the attempt that made it are written in one step, under one time.
+_PASSWORDS_CHANGED_RIGHTLY = """
+    SELECT s.shop_id || '/' || s.seller_id AS example,
+           CASE WHEN s.password_changed_at > s.enrolled_at THEN NOT EXISTS (
+               SELECT FROM password_attempts AS a
+               WHERE (a.shop_id, a.seller_id, a.state) = (s.shop_id, s.seller_id, 'accepted')
+                 AND a.decided_at = s.password_changed_at
+                 AND (a.purpose = 'password_change' OR (a.purpose = 'enrolment' AND EXISTS (
+                     SELECT FROM password_resets AS r
+                     WHERE (r.shop_id, r.seller_id) = (s.shop_id, s.seller_id) AND r.decided_by IS NOT NULL
+                       AND lower(trim(r.proposed_by)) <> lower(trim(r.decided_by))
+                       AND s.password_changed_at BETWEEN r.decided_at
+                           AND least(r.valid_until, r.cancelled_at))))
+           ) ELSE false END
+           OR (s.password_reset_until IS NOT NULL AND NOT EXISTS (
+               SELECT FROM password_resets AS r
+               WHERE (r.shop_id, r.seller_id, r.valid_until)
+                   = (s.shop_id, s.seller_id, s.password_reset_until)
+                 AND r.decided_by IS NOT NULL AND r.cancelled_at IS NULL
+                 AND lower(trim(r.proposed_by)) <> lower(trim(r.decided_by)))) AS broken
+    FROM sellers AS s
+    WHERE s.password_changed_at <> s.enrolled_at OR s.password_reset_until IS NOT NULL
+"""
+
 _ONE_INSTRUCTION_PER_WITHDRAWAL = """
     SELECT coalesce(w.shop_id || '/' || w.withdrawal_id, t.payout_id::text) AS example,
            CASE WHEN w.state = 'accepted'
@@ -969,6 +993,12 @@ CHECKS: Final[tuple[Check, ...]] = (
         "nothing_left_before_its_cooling_off",
         "no withdrawal went on before its time",
         _NOTHING_LEFT_BEFORE_ITS_COOLING_OFF,
+    ),
+    Check(
+        7,
+        "passwords_changed_rightly",
+        "no password was replaced without the old one or the word of two names",
+        _PASSWORDS_CHANGED_RIGHTLY,
     ),
     Check(
         7,

@@ -112,6 +112,7 @@ GRANTS: Final[Mapping[str, Mapping[str, str]]] = {
         "sender_keys": "riu",
         "holdfast_keys": "riu",
         "sellers": "ru",
+        "password_resets": "riu",
         "destinations": "ru",
         "withdrawals": "ru",
         "withdrawal_limits": "riud",

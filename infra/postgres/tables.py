@@ -540,7 +540,33 @@ sellers = Table(
     Column("locked_by_failures", Boolean, nullable=False, server_default=text("false")),
     _moment("enrolled_at"),
     _moment("password_changed_at"),
+    # Until then an enrolment sets a new password, and the old one is good for nothing.
+    _moment("password_reset_until", nullable=True),
     CheckConstraint("failed_attempts >= 0", name="failed_attempts"),
+)
+
+# Forgotten passwords: which of the platform's events asked, and who let the seller enrol anew.
+password_resets = Table(
+    "password_resets",
+    metadata,
+    Column("reset_id", Uuid, primary_key=True),
+    Column("shop_id", Text, nullable=False),
+    Column("seller_id", Text, nullable=False),
+    Column("event_id", Text, nullable=False),
+    Column("proposed_by", Text, nullable=False),
+    Column("proposed_why", Text, nullable=False),
+    _moment("proposed_at"),
+    Column("decided_by", Text, nullable=True),
+    Column("decided_why", Text, nullable=True),
+    _moment("decided_at", nullable=True),
+    _moment("valid_until", nullable=True),
+    _moment("cancelled_at", nullable=True),
+    CheckConstraint(
+        "(decided_by IS NULL) = (decided_at IS NULL) AND (valid_until IS NULL) = (decided_at IS NULL)",
+        name="decided",
+    ),
+    CheckConstraint("lower(trim(decided_by)) <> lower(trim(proposed_by))", name="two_names"),
+    UniqueConstraint("shop_id", "event_id"),  # one event of the platform asks for one reset
 )
 
 destinations = Table(

@@ -13,6 +13,7 @@ from ops.commands.limits import (
     change_limits,
     print_limits,
 )
+from ops.commands.password_resets import reset_password
 from ops.commands.sender_keys import unknown
 from ops.environment import Environment, Need
 from ops.failures import CommandFailed
@@ -27,10 +28,12 @@ from ops.options import (
 )
 from ops.output import print_json, print_table, say
 from ops.store.actions import Action, record_actions
+from ops.store.password_resets import find_proposals
 from ops.store.sellers import LimitKey, find_seller, lock_seller, unlock_seller
 from ops.store.senders import is_shop
 
-app = typer.Typer(help="Sellers: locks, limits, what may be shown.", no_args_is_help=True)
+app = typer.Typer(help="Sellers: locks, passwords, limits, what may be shown.", no_args_is_help=True)
+app.command("reset-password")(reset_password)
 
 
 @app.command("show")
@@ -40,8 +43,9 @@ def show_seller(shop: ShopArgument, seller: SellerArgument, *, json: JsonOption 
         if not is_shop(connection, shop):
             raise unknown("shop", shop)
         found = find_seller(connection, shop, seller)
-    if found is None:
-        raise _unknown_seller(shop, seller)
+        if found is None:
+            raise _unknown_seller(shop, seller)
+        found["password_resets_proposed"] = find_proposals(connection, shop, seller)
     if json:
         print_json(found)
         return
@@ -50,6 +54,10 @@ def show_seller(shop: ShopArgument, seller: SellerArgument, *, json: JsonOption 
         ends = found["locked_until"]
         state += f" until {ends:%Y-%m-%d %H:%M:%S} UTC" if ends else " until an operator lifts it"
     say(f"seller {seller} of {shop}: {state}; {found['failed_attempts']} wrong passwords in a row")
+    if found["password_reset_until"]:
+        say(f"may enrol a new password until {found['password_reset_until']:%Y-%m-%d %H:%M:%S} UTC")
+    for proposal in found["password_resets_proposed"]:
+        say(f"{proposal['proposed_by']} proposes to replace the password, by event {proposal['event_id']}")
     print_table(
         ("destination", "account", "added (UTC)"),
         [(one["destination_id"], one["destination"], one["added_at"]) for one in found["destinations"]],

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -11,11 +12,12 @@ from workers.payout.decisions import Limits
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """How often in a row a seller's password was wrong, and what that has locked."""
+    """How often in a row a seller's password was wrong, and what that has locked; since when it stands."""
 
     failed_attempts: int
     locked_until: object
     locked_for_good: bool
+    password_changed_at: datetime
 
     @property
     def is_clear(self) -> bool:
@@ -33,12 +35,14 @@ def lock_seller(connection: Connection, shop_id: str, seller_id: str) -> Lock | 
     """Lock a seller's row and return what locks the seller; None if there is no such seller."""
     row = connection.execute(
         text("""
-            SELECT failed_attempts, locked_until, locked_by_failures FROM sellers
+            SELECT failed_attempts, locked_until, locked_by_failures, password_changed_at FROM sellers
             WHERE (shop_id, seller_id) = (:shop, :seller) FOR UPDATE
         """),
         {"shop": shop_id, "seller": seller_id},
     ).one_or_none()
-    return None if row is None else Lock(row.failed_attempts, row.locked_until, row.locked_by_failures)
+    if row is None:
+        return None
+    return Lock(row.failed_attempts, row.locked_until, row.locked_by_failures, row.password_changed_at)
 
 
 def unlock_seller(connection: Connection, shop_id: str, seller_id: str) -> None:
@@ -60,7 +64,9 @@ def find_seller(connection: Connection, shop_id: str, seller_id: str) -> dict[st
                 SELECT shop_id AS shop, seller_id AS seller, enrolled_at, password_changed_at,
                        failed_attempts,
                        locked_by_failures OR coalesce(locked_until > clock_timestamp(), false) AS locked,
-                       CASE WHEN NOT locked_by_failures THEN locked_until END AS locked_until
+                       CASE WHEN NOT locked_by_failures THEN locked_until END AS locked_until,
+                       CASE WHEN password_reset_until > clock_timestamp() THEN password_reset_until
+                       END AS password_reset_until
                 FROM sellers WHERE (shop_id, seller_id) = (:shop, :seller)
             """),
             {"shop": shop_id, "seller": seller_id},

@@ -145,9 +145,11 @@ class Desk:
         recourse_handlers.receive_recourse(self.steps, events)
 
     def seller_asks(self, *events: InboundEvent) -> list[Told]:
-        return self._run_and_tell(
-            lambda: requests.receive_seller_events(self.steps, events, opener=self.keys.opener)
-        )
+        return self._run_and_tell(lambda: self.book_seller_requests(*events))
+
+    def book_seller_requests(self, *events: InboundEvent) -> None:
+        """Only the first step: the request is booked and waits for its password."""
+        requests.receive_seller_events(self.steps, events, opener=self.keys.opener)
 
     def seller_withdraws(self, *events: InboundEvent) -> list[Told]:
         return self._run_and_tell(lambda: self.book_withdrawals(*events))

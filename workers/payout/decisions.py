@@ -100,6 +100,15 @@ def decide_count(
     return Count(failures, now + lock if lock else locked_until, failures >= LOCKED_FOR_GOOD_AT)
 
 
+def may_enrol_anew(*, password_reset_until: datetime | None, now: datetime) -> bool:
+    """
+    Return whether operators let this seller enrol anew, for a password that was forgotten.
+
+    As long as they do, the old password is good for nothing; afterwards it is as before.
+    """
+    return password_reset_until is not None and now < password_reset_until
+
+
 class Limit(StrEnum):
     """Which limit a withdrawal is over; the value is what operators read."""
 

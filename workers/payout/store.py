@@ -22,6 +22,7 @@ class Seller:
     failed_attempts: int
     locked_until: datetime | None
     locked_by_failures: bool
+    password_reset_until: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +125,12 @@ def _read_sellers(connection: Connection, keys: Iterable[SellerKey], locking: st
             row.failed_attempts,
             row.locked_until,
             row.locked_by_failures,
+            row.password_reset_until,
         )
         for row in connection.execute(
             text(f"""
-                SELECT shop_id, seller_id, password_hash, failed_attempts, locked_until, locked_by_failures
+                SELECT shop_id, seller_id, password_hash, failed_attempts, locked_until, locked_by_failures,
+                       password_reset_until
                 FROM sellers
                 WHERE (shop_id, seller_id) IN (
                     SELECT * FROM unnest(CAST(:shops AS text[]), CAST(:sellers AS text[]))
@@ -362,9 +365,10 @@ def insert_seller(
 def change_password(
     connection: Connection, shop_id: str, seller_id: str, *, password_hash: str, now: datetime
 ) -> None:
+    """Store a new password; a reset that was open has served its purpose."""
     connection.execute(
         text("""
-            UPDATE sellers SET password_hash = :hash, password_changed_at = :now
+            UPDATE sellers SET password_hash = :hash, password_changed_at = :now, password_reset_until = NULL
             WHERE shop_id = :shop AND seller_id = :seller
         """),
         {"shop": shop_id, "seller": seller_id, "hash": password_hash, "now": now},

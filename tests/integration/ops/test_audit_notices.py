@@ -7,6 +7,7 @@ from sqlalchemy import Engine, text
 from workflow_support.banks import PENDING, REJECTED, SETTLED, ScriptedBank
 from workflow_support.desk import DAY_SECONDS, Desk
 from workflow_support.events import (
+    PASSWORD,
     WRONG_PASSWORD,
     SellersPlatform,
     bank_credited,
@@ -25,6 +26,7 @@ from infra.postgres.audit import CHECKS, run_audit
 from infra.postgres.chain import chain_postings
 from infra.postgres.ledger_store import seal_postings
 from infra.postgres.outbox import CommandRow
+from ops.store.password_resets import find_reset, open_reset, propose_reset
 from workers.payout.decisions import Proposal, Verdict
 from workers.payout.handlers.withdrawals import carry_out_approval, carry_out_rejection
 from workers.payout.withdrawal_store import lock_pending, mark_decided_by, write_proposal
@@ -121,6 +123,22 @@ def _withdrawals_that_wait(desk: Desk, platform: SellersPlatform) -> None:
     desk.ring_alarms("resume_withdrawal")
 
 
+def _passwords_that_change(desk: Desk, platform: SellersPlatform) -> None:
+    """One by the old password, one by two operators; and one that may be replaced still."""
+    by_the_old, by_operators, open_ = (desk.a_seller(platform) for _ in range(3))
+    desk.seller_asks(platform.changes_password(by_the_old, old=PASSWORD, new="the next one"))
+    for seller in (by_operators, open_):
+        event_id = fresh("e")
+        desk.seller_asks(platform.enrols(seller, password="the next one", event_id=event_id))
+        with desk.engine.begin() as connection:
+            now = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+            propose_reset(connection, platform.shop, seller, event_id, by="ada", why="", now=now)
+            reset = find_reset(connection, platform.shop, event_id)
+            assert reset is not None
+            open_reset(connection, platform.shop, seller, reset.reset_id, by="bob", why="", now=now)
+    desk.seller_asks(platform.enrols(by_operators, password="the next one"))
+
+
 @pytest.fixture(scope="module")
 def history(engine: Engine) -> Iterator[Engine]:
     """Return a database in which everything that the audit judges has happened."""
@@ -132,6 +150,7 @@ def history(engine: Engine) -> Iterator[Engine]:
     _orders(desk, shop, desk.a_shop(funding="announced"))
     _recourse(desk, shop)
     _withdrawals(engine, shop)
+    _passwords_that_change(desk, desk.platform(shop))
     with engine.begin() as connection:
         assert seal_postings(connection) > 0
     with engine.begin() as connection:
@@ -209,6 +228,7 @@ _SABOTAGE = {
     "cooled_off_withdrawals_go_on": """
         UPDATE withdrawals SET pending_until = clock_timestamp() - interval '1 hour' WHERE state = 'pending'
     """,
+    "passwords_changed_rightly": "DELETE FROM password_resets",
     "one_instruction_per_withdrawal": "DELETE FROM transfers",
     "payouts_follow_the_bank": "UPDATE transfers SET state = 'failed' WHERE state = 'settled'",
     "every_fact_has_its_event": "DELETE FROM events WHERE type = 'hold.released'",

@@ -22,6 +22,7 @@ TELLS_ONLY = {
     "payouts pause",
     "recover reseal",
     "payouts resume",
+    "seller reset-password",
     "seller unlock",
     "shop key expire",
     "shop key revoke",

@@ -8,7 +8,8 @@ password never meets a lock that only its neighbours in the queue have caused.
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from uuid import UUID
 
 import structlog
@@ -38,6 +39,7 @@ from workers.payout.decisions import (
     Refused,
     Reserve,
     decide_count,
+    may_enrol_anew,
     name_lock,
 )
 from workers.payout.handlers.withdrawals import accept, judge_withdrawals, pend, reject, reserve
@@ -75,10 +77,20 @@ class PasswordTools:
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """One attempt whose turn it is; no seller yet means a first enrolment."""
+    """
+    One attempt whose turn it is, and what its password is held against.
+
+    None of a seller who is not known, and of one whose old password is good no more.
+    """
 
     attempt: store.Attempt
+    seller_known: bool
     stored_hash: str | None
+
+    @property
+    def sets_password(self) -> bool:
+        """The first enrolment, or the one that operators have let happen anew."""
+        return self.stored_hash is None and self.attempt.purpose is Purpose.ENROLMENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +154,7 @@ def _count(
                 continue
             taken.add(attempt.seller_key)
             if seller is None or attempt.counted:
-                turns.append(_Turn(attempt, seller.password_hash if seller else None))
+                turns.append(_turn(attempt, seller, now=step.now))
                 continue
             decision = decide_count(
                 failed_attempts=seller.failed_attempts,
@@ -155,7 +167,7 @@ def _count(
                 done.add(attempt.attempt_id)
             else:
                 counts.append((attempt, decision))
-                turns.append(_Turn(attempt, seller.password_hash))
+                turns.append(_turn(attempt, seller, now=step.now))
         if counts:
             store.mark_counted(step.connection, counts, now=step.now)
         step.command_for_each(
@@ -163,6 +175,13 @@ def _count(
         )
         step.command_for_each(PAYOUT_PASSWORD, put_back, lambda ids_: CheckPassword(attempt_ids=ids_))
     return turns, done | set(later)
+
+
+def _turn(attempt: store.Attempt, seller: store.Seller | None, *, now: datetime) -> _Turn:
+    if seller is None:
+        return _Turn(attempt, seller_known=False, stored_hash=None)
+    anew = may_enrol_anew(password_reset_until=seller.password_reset_until, now=now)
+    return _Turn(attempt, seller_known=True, stored_hash=None if anew else seller.password_hash)
 
 
 def _check(turn: _Turn, tools: PasswordTools) -> _Checked | None:
@@ -181,7 +200,7 @@ def _check(turn: _Turn, tools: PasswordTools) -> _Checked | None:
             password = content.password.get_secret_value()
         case SealedPasswordChange():
             password = content.old_password.get_secret_value()
-    if turn.stored_hash is None and attempt.purpose is Purpose.ENROLMENT:
+    if turn.sets_password:
         return _Checked(turn, ok=True, content=content, new_hash=tools.passwords.hash(password))
     try:
         check = tools.passwords.verify(turn.stored_hash, password)
@@ -212,13 +231,15 @@ def _decide(steps: Steps, checked: Sequence[_Checked], tools: PasswordTools) -> 
         sellers = store.lock_sellers(step.connection, (result.turn.attempt.seller_key for result in checked))
         still_open = store.lock_open_attempts(step.connection, by_id)
         decided |= set(by_id) - {attempt.attempt_id for attempt in still_open}
-        results = [by_id[attempt.attempt_id] for attempt in still_open]
-        right = [result for result in results if result.ok and result.turn.stored_hash is not None]
+        results = [
+            _as_things_stand(by_id[attempt.attempt_id], sellers, now=step.now) for attempt in still_open
+        ]
+        right = [result for result in results if result.ok and result.turn.seller_known]
         if right:
             store.clear_failures(step.connection, [result.turn.attempt.seller_key for result in right])
             _rehash(step, right)
         # It opened when it was booked, so our key has ended since: nobody has guessed.
-        unread = [r.turn.attempt.seller_key for r in results if r.content is None and r.turn.stored_hash]
+        unread = [r.turn.attempt.seller_key for r in results if r.content is None and r.turn.seller_known]
         if unread:
             store.take_back_count(step.connection, unread)
         withdrawals = [r for r in results if r.turn.attempt.purpose is Purpose.WITHDRAWAL]
@@ -234,6 +255,17 @@ def _decide(steps: Steps, checked: Sequence[_Checked], tools: PasswordTools) -> 
         _report_lock(result, sellers.get(result.turn.attempt.seller_key))
     log.info("passwords_checked", count=len(results), right=sum(result.ok for result in results))
     return decided
+
+
+def _as_things_stand(
+    result: _Checked, sellers: Mapping[store.SellerKey, store.Seller], *, now: datetime
+) -> _Checked:
+    """Call wrong what was held against a password that operators have let be replaced meanwhile."""
+    turn = result.turn
+    if result.ok and turn.seller_known:
+        today = _turn(turn.attempt, sellers.get(turn.attempt.seller_key), now=now)
+        return replace(result, ok=today.stored_hash == turn.stored_hash)
+    return result
 
 
 def _report_lock(result: _Checked, seller: store.Seller | None) -> None:
@@ -305,7 +337,7 @@ def _decide_withdrawals(
 
 
 def _decide_seller(step: Step, result: _Checked, tools: PasswordTools, *, known: bool) -> bool:
-    """Enrol, add a destination or change the password; False if the seller enrolled meanwhile."""
+    """Enrol (anew), add a destination or change the password; False if the seller enrolled meanwhile."""
     attempt = result.turn.attempt
     if result.content is None:
         _refuse(step, attempt, Refused(Reason.INVALID_DATA, result.problem))
@@ -314,8 +346,7 @@ def _decide_seller(step: Step, result: _Checked, tools: PasswordTools, *, known:
         wrong = Refused(Reason.WRONG_PASSWORD, "the withdrawal password is wrong")
         _refuse(step, attempt, wrong if known else UNKNOWN_SELLER)
         return True
-    enrols_first = result.turn.stored_hash is None
-    if enrols_first and not store.insert_seller(
+    if not result.turn.seller_known and not store.insert_seller(
         step.connection,
         attempt.shop_id,
         attempt.seller_id,
@@ -323,12 +354,13 @@ def _decide_seller(step: Step, result: _Checked, tools: PasswordTools, *, known:
         now=step.now,
     ):
         return False
+    sets_anew = result.turn.sets_password and result.turn.seller_known
     if isinstance(result.content, SealedEnrolment):
         problem = _add_destination(step, result.content, tools.vault)
         if isinstance(problem, Refused):
-            _refuse(step, attempt, problem, accepted_password=True)
+            _refuse(step, attempt, problem, accepted_password=not sets_anew)
             return True
-    if result.new_hash is not None and attempt.purpose is Purpose.PASSWORD_CHANGE:
+    if result.new_hash is not None and (sets_anew or attempt.purpose is Purpose.PASSWORD_CHANGE):
         store.change_password(
             step.connection, attempt.shop_id, attempt.seller_id, password_hash=result.new_hash, now=step.now
         )
