@@ -55,3 +55,9 @@ def test_every_page_has_a_place_in_the_navigation() -> None:
 def test_every_decision_is_numbered_and_titled_alike(page: Path) -> None:
     first = page.read_text(encoding="utf-8").splitlines()[0]
     assert re.match(rf"# {int(page.name[:4])}\. ", first), f"{page.name} begins with '{first}'"
+
+
+def test_no_two_decisions_have_one_number() -> None:
+    """Two branches may each take the next free one; whoever comes second takes another."""
+    numbers = [page.name[:4] for page in (DOCS / "adr").glob("*.md")]
+    assert sorted(numbers) == sorted(set(numbers))
