@@ -24,7 +24,8 @@ _ROWS_AT_ONCE = 1_000
 _BYTES_AT_ONCE = 1024 * 1024
 _IDLE_SECONDS = 0.2
 _AFTER_ERROR_SECONDS = 1.0
-_SEAL_SECONDS = 2.0
+# The longer, the less often a busy subtotal is written. What is not sealed is read from its postings.
+_SEAL_SECONDS = 10.0
 _CHAIN_SECONDS = 10.0
 _TIDY_SECONDS = 60.0
 _TIDY_ROWS = 10_000
