@@ -6,6 +6,7 @@ it. Several sites work side by side, because most of the time is waiting for pro
 """
 
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -40,18 +41,20 @@ def test_every_point_of_the_code_is_visited_and_no_point_is_imagined() -> None:
 class Sites:
     """Hands out sites, opening one where none is free; one on which a test failed is not used again."""
 
-    def __init__(self, open_one: Callable[[], Site]) -> None:
+    def __init__(self, open_one: Callable[[int], Site]) -> None:
         self._open_one = open_one
-        self._free: SimpleQueue[Site] = SimpleQueue()
+        # By the length of their days, which nobody can change.
+        self._free: defaultdict[int, SimpleQueue[Site]] = defaultdict(SimpleQueue)
 
     def crash(self, point: str) -> None:
         """Let the process die at this place of the scenario that visits it."""
         scenario = scenario_of(point)
         assert scenario is not None, f"no scenario visits {point}"
+        free = self._free[scenario.day_seconds]
         try:
-            site = self._free.get_nowait()
+            site = free.get_nowait()
         except Empty:
-            site = self._open_one()
+            site = self._open_one(scenario.day_seconds)
         dying: list[Future[int]] = []
         try:
             scenario.tell(site, lambda: dying.append(site.start_to_die(point).ended))
@@ -59,7 +62,7 @@ class Sites:
             assert ended.result(PATIENCE_SECONDS) == CRASH_EXIT_CODE, "it died at its place, and only there"
         finally:
             site.kill()
-        self._free.put(site)
+        free.put(site)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +88,7 @@ def runs(
 
         one_at_a_time = threading.Lock()
 
-        def open_one() -> Site:
+        def open_one(day_seconds: int) -> Site:
             # Neither a template database nor the broker's own console takes two at once.
             with one_at_a_time:
                 broker_url, database = make_vhost(), databases.create(template=migrated_template)
@@ -96,6 +99,7 @@ def runs(
                     database_url=databases.url(database),
                     bank=bank,
                     folder=Path(folder, database),
+                    day_seconds=day_seconds,
                 )
             )
 

@@ -1,5 +1,5 @@
 """
-The database's clock, in the test's hand: it stands still until it is stepped.
+The database's clock, in the test's hand: it stands still until it is stepped, or runs on and can be stepped.
 
 Every time that the workflow knows is read by SQL from `clock_timestamp()`. In a test's database another
 function of that name stands before PostgreSQL's own in the search path, so handlers, sweep and audit all
@@ -16,10 +16,10 @@ from psycopg import sql
 
 _SET_UP = """
     CREATE SCHEMA stepped;
-    CREATE TABLE stepped.hands (time timestamptz NOT NULL);
-    INSERT INTO stepped.hands SELECT pg_catalog.clock_timestamp();
+    CREATE TABLE stepped.hands (stands_at timestamptz, ahead interval NOT NULL);
+    INSERT INTO stepped.hands SELECT pg_catalog.clock_timestamp(), interval '0';
     CREATE FUNCTION stepped.clock_timestamp() RETURNS timestamptz LANGUAGE sql STABLE
-        AS 'SELECT time FROM stepped.hands';
+        AS 'SELECT coalesce(stands_at, pg_catalog.clock_timestamp()) + ahead FROM stepped.hands';
 """
 
 
@@ -30,11 +30,15 @@ class SteppedClock:
         self._connection = connection
 
     def set(self, moment: datetime) -> None:
-        self._connection.execute("UPDATE stepped.hands SET time = %s", [moment])
+        self._connection.execute("UPDATE stepped.hands SET stands_at = %s, ahead = interval '0'", [moment])
 
     def step(self, seconds: int) -> None:
         """Step forward, or back as NTP may do it."""
-        self._connection.execute("UPDATE stepped.hands SET time = time + %s", [timedelta(seconds=seconds)])
+        self._connection.execute("UPDATE stepped.hands SET ahead = ahead + %s", [timedelta(seconds=seconds)])
+
+    def run(self) -> None:
+        """Go with PostgreSQL's own clock, as far ahead of it as it is stepped from now on."""
+        self._connection.execute("UPDATE stepped.hands SET stands_at = NULL, ahead = interval '0'")
 
 
 @contextmanager
