@@ -158,13 +158,28 @@ def test_only_released_sellers_of_an_order_are_claimed_from(desk: Desk) -> None:
     assert state_of(desk, order, "b") == "frozen"
 
 
-def test_a_fee_that_took_all_of_a_small_amount_is_returned_alone(desk: Desk) -> None:
-    shop = desk.a_shop(fee_bps=5_001)
-    order = held_order(desk, shop, splits={SELLER: 1})
-    released_now(desk, shop, order)
-    charged_back(desk, order)
-    [claimed] = desk.execute("SELECT * FROM claims WHERE shop_id = :shop", shop=shop)
-    assert (claimed.amount_minor, claimed.fee_minor) == (0, 1)
+@pytest.mark.parametrize(("amount", "fee_bps"), [(1, 5_001), (10_000, 10_000)])
+def test_a_fee_that_took_all_is_returned_alone_each_time(desk: Desk, amount: int, fee_bps: int) -> None:
+    """The seller got nothing and owes nothing; a claim of 0 still says what became of the fee."""
+    shop = desk.a_shop(fee_bps=fee_bps)
+    order = held_order(desk, shop, splits={SELLER: amount})
+    told = the(released_now(desk, shop, order), "hold.released")
+    assert (told.data["amount"], told.data["fee"]) == (0, amount)
+    for times in (1, 2):
+        charged_back(desk, order)
+        claimed = desk.execute("SELECT * FROM claims WHERE shop_id = :shop AND returned_at IS NULL", shop=shop)
+        assert [(row.amount_minor, row.taken_minor, row.fee_minor) for row in claimed] == [(0, 0, amount)]
+        assert _of_shop_and_seller(desk, shop, "recovered", "fees") == (amount, 0)
+        assert owed_by(desk, shop) == 0
+        credited_again(desk, order)
+        assert _of_shop_and_seller(desk, shop, "recovered", "fees") == (0, amount)
+        assert desk.value("SELECT count(*) FROM claims WHERE shop_id = :shop", shop=shop) == times
+    assert desk.value("SELECT min(amount_minor) FROM postings WHERE shop_id = :shop", shop=shop) == amount
+
+
+def _of_shop_and_seller(desk: Desk, shop: str, *accounts: str) -> tuple[int, ...]:
+    whole, seller = balance(desk.engine, shop), balance(desk.engine, shop, SELLER)
+    return tuple(whole.get(account, 0) + seller.get(account, 0) for account in accounts)
 
 
 def test_a_new_credit_gives_a_claim_back_to_its_seller(desk: Desk) -> None:
