@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from infra.security.signatures import InvalidKey, Scheme, parse_ed25519_public, parse_hmac_secret
+from ledger.names import person
 from ops.failures import BadUsage
 from schemas.fields import EXTERNAL_ID_PATTERN, OWNER_ID_PATTERN, parse_rfc3339
 
@@ -51,6 +52,16 @@ def _given_text(value: str) -> str:
     if not value.strip():
         raise typer.BadParameter("must not be empty")
     return value.strip()
+
+
+def _given_name(value: str) -> str:
+    if not person(value):
+        raise typer.BadParameter("must be somebody's name")
+    return value.strip()
+
+
+def _given_second_name(value: str | None) -> str | None:
+    return None if value is None else _given_name(value)
 
 
 ShopArgument = Annotated[str, typer.Argument(metavar="SHOP", help="The shop's id.", callback=owner_id)]
@@ -109,7 +120,7 @@ OperatorOption = Annotated[
         help="Who acts; kept on record.",
         default_factory=current_operator,
         show_default="$USER",
-        callback=_given_text,
+        callback=_given_name,
     ),
 ]
 WhyOption = Annotated[str, typer.Option("--why", help="Why; kept on record.")]
@@ -119,7 +130,12 @@ RequiredReasonOption = Annotated[
     str, typer.Option("--why", "--reason", help="Why; kept on record.", callback=_given_text)
 ]
 SecondOperatorOption = Annotated[
-    str | None, typer.Option("--second-operator", help="Who else agreed; needed above the limit.")
+    str | None,
+    typer.Option(
+        "--second-operator",
+        help="Who else agreed; needed above the limit.",
+        callback=_given_second_name,
+    ),
 ]
 LimitOption = Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most so many.")]
 Ed25519Option = Annotated[

@@ -10,7 +10,7 @@ from ops.environment import Environment, Need
 from ops.failures import CommandFailed
 from ops.options import JsonOption, OperatorOption, RequiredWhyOption, SecondOperatorOption, ShopOption
 from ops.output import money, print_json, say
-from ops.second_names import require_second_name
+from ops.second_names import require_second_name, require_two_people
 from ops.store.actions import Action, record_actions
 from ops.store.senders import is_seller, is_shop
 from schemas.currencies import CURRENCY_DIGITS
@@ -41,12 +41,12 @@ def add_claim(  # noqa: PLR0917 - typer passes options by name
     json: JsonOption = False,
 ) -> None:
     """Claim an amount: taken from what is withdrawable; later releases pay the rest first."""
+    require_two_people(operator=operator, second_operator=second_operator)
     environment = Environment(Need.DATABASE)
     require_second_name(
         "a claim",
         amount,
         currency,
-        operator=operator,
         second_operator=second_operator,
         limit_minor=environment.settings.claim_second_name_above_minor,
     )

@@ -21,7 +21,7 @@ from ops.options import (
     owner_id,
 )
 from ops.output import money, print_json, print_table, say
-from ops.second_names import require_second_name
+from ops.second_names import require_second_name, require_two_people
 from ops.store.actions import Action, record_actions
 from ops.store.remedies import find_refund_amount, find_refunds
 from ops.store.senders import is_shop
@@ -160,12 +160,13 @@ def _remedy(
             origin = "dispute"
         case _:
             raise BadUsage("name one: --refund R, or --dispute D")
+    require_two_people(operator=operator, second_operator=second_operator)
     environment = Environment(Need.DATABASE)
     try:
         with environment.step(action) as step:
             if not is_shop(step.connection, shop):
                 raise unknown("shop", shop)
-            _require_names(step, environment, shop, origin, refund_id, operator, second_operator)
+            _require_names(step, environment, shop, origin, refund_id, second_operator)
             remedied = remedy(step, shop_id=shop, origin=origin, refund_id=refund_id)
             details: dict[str, Any] = {
                 "shop": shop,
@@ -192,7 +193,6 @@ def _require_names(  # noqa: PLR0917 - one caller
     shop: str,
     origin: str,
     refund_id: str,
-    operator: str,
     second_operator: str | None,
 ) -> None:
     amount = find_refund_amount(step.connection, shop, origin, refund_id)
@@ -200,7 +200,6 @@ def _require_names(  # noqa: PLR0917 - one caller
         require_second_name(
             "a refund",
             *amount,
-            operator=operator,
             second_operator=second_operator,
             limit_minor=environment.settings.claim_second_name_above_minor,
         )

@@ -18,7 +18,7 @@ from ops.options import (
     external_id,
 )
 from ops.output import money, print_json, print_table, say
-from ops.second_names import require_second_name
+from ops.second_names import require_second_name, require_two_people
 from ops.store.actions import Action, record_actions
 from ops.store.remedies import find_credit_amount, find_suspense
 from ops.store.senders import is_shop
@@ -74,6 +74,7 @@ def assign(  # noqa: PLR0917 - typer passes options by name
     Amount and currency must be the order's. What follows is what follows a credit that came right:
     order.funded, and the release of holds that waited for it.
     """
+    require_two_people(operator=operator, second_operator=second_operator)
     environment = Environment(Need.DATABASE)
     try:
         with environment.step("assign_credit") as step:
@@ -84,7 +85,6 @@ def assign(  # noqa: PLR0917 - typer passes options by name
                 require_second_name(
                     "an assignment",
                     *amount,
-                    operator=operator,
                     second_operator=second_operator,
                     limit_minor=environment.settings.claim_second_name_above_minor,
                 )

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from ledger.names import is_same_person
 from ledger.postings import PostingKind
 from schemas.reasons import Reason
 from workers.payout.transfers import BankWord, TransferAnswer
@@ -228,13 +229,9 @@ def decide_review(proposal: Proposal | None, *, verdict: Verdict, by: str) -> Re
     """Two different names must say the same; whoever says otherwise starts anew."""
     if proposal is None or proposal.verdict is not verdict:
         return ReviewStep.PROPOSED
-    if is_same_name(proposal.proposed_by, by):
+    if is_same_person(proposal.proposed_by, by):
         return ReviewStep.SAID_ALREADY
     return ReviewStep.DECIDED
-
-
-def is_same_name(one: str, other: str) -> bool:
-    return one.strip().casefold() == other.strip().casefold()
 
 
 @dataclass(frozen=True, slots=True)

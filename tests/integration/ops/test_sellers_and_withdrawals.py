@@ -204,7 +204,12 @@ def test_two_names_approve_and_the_money_goes(
         "per_withdrawal",
         None,
     )
-    for by, said in (("ada", "second name"), ("Ada", "already"), ("ada ", "already")):
+    for by, said in (
+        ("ada", "second name"),
+        ("Ada", "already"),
+        ("ada ", "already"),
+        ("\uff21da", "already"),
+    ):
         ran = decide(set_up, "approve", platform, withdrawal, by)
         assert ran.exit_code == 0, ran.err
         assert said in ran.out

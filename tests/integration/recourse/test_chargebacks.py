@@ -167,7 +167,9 @@ def test_a_fee_that_took_all_is_returned_alone_each_time(desk: Desk, amount: int
     assert (told.data["amount"], told.data["fee"]) == (0, amount)
     for times in (1, 2):
         charged_back(desk, order)
-        claimed = desk.execute("SELECT * FROM claims WHERE shop_id = :shop AND returned_at IS NULL", shop=shop)
+        claimed = desk.execute(
+            "SELECT * FROM claims WHERE shop_id = :shop AND returned_at IS NULL", shop=shop
+        )
         assert [(row.amount_minor, row.taken_minor, row.fee_minor) for row in claimed] == [(0, 0, amount)]
         assert _of_shop_and_seller(desk, shop, "recovered", "fees") == (amount, 0)
         assert owed_by(desk, shop) == 0

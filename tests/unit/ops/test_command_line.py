@@ -5,8 +5,10 @@ import json
 from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from infra.postgres.audit import CHECKS
@@ -90,6 +92,48 @@ def test_bad_usage_is_exit_2_and_one_line(run: Run, arguments: tuple[str, ...]) 
     assert out == ""
     assert err.startswith("holdfast: ")
     assert err.count("\n") == 1
+
+
+_TWO_NAMES = {
+    "claim add": ("--shop=acme", "--seller=s-1", "--amount=1", "--currency=EUR"),
+    "refund retry": ("--shop=acme", "--refund=r-1"),
+    "refund settle": ("--shop=acme", "--refund=r-1"),
+    "suspense assign": ("bank", "line-1", "--shop=acme", "--order=o-1"),
+}
+
+
+def test_every_command_that_takes_a_second_name_is_tried_below() -> None:
+    assert set(_TWO_NAMES) == {
+        name
+        for name, command in _all_commands(typer.main.get_command(cli.app))
+        if any("--second-operator" in parameter.opts for parameter in command.params)
+    }
+
+
+def _all_commands(group: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _all_commands(command, f"{path}{name} ")
+        else:
+            yield f"{path}{name}", command
+
+
+@pytest.mark.parametrize("command", sorted(_TWO_NAMES))
+@pytest.mark.parametrize("second", ["anna", " anna ", "ANNA", "\uff21nna", "an\u200bna", "", "  ", "\u200b"])
+def test_one_person_is_not_two_however_the_name_is_written(run: Run, command: str, second: str) -> None:
+    """Refused before anything is asked of the database, which is nowhere."""
+    arguments = [*command.split(), *_TWO_NAMES[command], "--why=seen", "--operator= Anna"]
+    exit_code, out, err = run(*arguments, f"--second-operator={second}")
+    assert (exit_code, out, err.count("\n")) == (2, "", 1)
+    assert "--second-operator" in err
+    assert run(*arguments, "--second-operator=Hannah")[0] == 1, "two people get as far as the database"
+
+
+@pytest.mark.parametrize("name", ["", " ", "\u200b"])
+def test_who_acts_has_a_name(run: Run, name: str) -> None:
+    exit_code, _, err = run("withdrawal", "approve", "acme", "w-1", "--why=seen", f"--by={name}")
+    assert exit_code == 2
+    assert "--operator" in err
 
 
 def test_no_command_shows_the_help_and_is_exit_2(run: Run) -> None:
