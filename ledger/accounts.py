@@ -24,6 +24,7 @@ class AccountKind(StrEnum):
     RECEIVED = "received"  # taken from a buyer, not yet held for a seller (liability)
     FEES = "fees"  # earned at releases (income)
     RECOVERED = "recovered"  # claimed back from sellers for the shop's buyers (liability)
+    SHOP_IN_PAYOUT = "shop_in_payout"  # fees or recovered money on its way to the shop's bank (liability)
     # Of a seller.
     HELD = "held"  # protected (liability)
     AVAILABLE = "available"  # withdrawable (liability)

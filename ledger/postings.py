@@ -40,6 +40,13 @@ class PostingKind(StrEnum):
     CLAIM_RETURNED = "claim_returned"  # cause: claim
     CLAIM_WAIVED = "claim_waived"  # cause: claim
     FEE_RESTORED = "fee_restored"  # cause: claim
+    FEES_PAYOUT_RESERVED = "fees_payout_reserved"  # cause: shop payout
+    FEES_PAYOUT_FAILED = "fees_payout_failed"  # cause: shop payout
+    FEES_PAYOUT_RETURNED = "fees_payout_returned"  # cause: shop payout
+    RECOVERED_PAYOUT_RESERVED = "recovered_payout_reserved"  # cause: shop payout
+    RECOVERED_PAYOUT_FAILED = "recovered_payout_failed"  # cause: shop payout
+    RECOVERED_PAYOUT_RETURNED = "recovered_payout_returned"  # cause: shop payout
+    SHOP_PAYOUT_SETTLED = "shop_payout_settled"  # cause: shop payout
 
 
 _K = AccountKind
@@ -70,6 +77,13 @@ ACCOUNTS_OF: dict[PostingKind, tuple[AccountKind, AccountKind]] = {
     PostingKind.CLAIM_RETURNED: (_K.RECOVERED, _K.AVAILABLE),
     PostingKind.CLAIM_WAIVED: (_K.RECOVERED, _K.RECEIVABLE),
     PostingKind.FEE_RESTORED: (_K.RECOVERED, _K.FEES),
+    PostingKind.FEES_PAYOUT_RESERVED: (_K.FEES, _K.SHOP_IN_PAYOUT),
+    PostingKind.FEES_PAYOUT_FAILED: (_K.SHOP_IN_PAYOUT, _K.FEES),
+    PostingKind.FEES_PAYOUT_RETURNED: (_K.BANK_CASH, _K.FEES),
+    PostingKind.RECOVERED_PAYOUT_RESERVED: (_K.RECOVERED, _K.SHOP_IN_PAYOUT),
+    PostingKind.RECOVERED_PAYOUT_FAILED: (_K.SHOP_IN_PAYOUT, _K.RECOVERED),
+    PostingKind.RECOVERED_PAYOUT_RETURNED: (_K.BANK_CASH, _K.RECOVERED),
+    PostingKind.SHOP_PAYOUT_SETTLED: (_K.SHOP_IN_PAYOUT, _K.BANK_CASH),
 }
 
 

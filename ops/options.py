@@ -13,6 +13,7 @@ import typer
 from infra.security.signatures import InvalidKey, Scheme, parse_ed25519_public, parse_hmac_secret
 from ledger.names import person
 from ops.failures import BadUsage
+from schemas.currencies import CURRENCY_DIGITS
 from schemas.fields import EXTERNAL_ID_PATTERN, OWNER_ID_PATTERN, parse_rfc3339
 
 _STANDARD_INPUT = "-"
@@ -32,6 +33,13 @@ def external_id(value: str | None) -> str | None:
     """Check an id that a shop has made; for options and arguments of a command's own."""
     if value is not None and not _EXTERNAL_ID.match(value):
         raise typer.BadParameter("1 to 64 printable ASCII characters")
+    return value
+
+
+def currency_code(value: str | None) -> str | None:
+    """Check an ISO 4217 code; for options of a command's own."""
+    if value is not None and value not in CURRENCY_DIGITS:
+        raise typer.BadParameter("an ISO 4217 code such as EUR")
     return value
 
 

@@ -185,14 +185,19 @@ def _stored_balance_equals_postings(table: str, column: str, account: AccountKin
 
 # Of a shop as a whole, a posting may still name the seller on its other side; of a seller, it always does.
 # Cash at the bank is left out: under `announced` funding more may be paid out than has come in. So is
-# suspense, which has a check of its own: a debit may come before the credit that it takes back.
+# suspense, which has a check of its own: a debit may come before the credit that it takes back. Fees that
+# were paid out count as if they were there: a chargeback after that takes a fee back, which the shop owes.
 _NO_BALANCE_IS_NEGATIVE = f"""
     SELECT concat_ws('/', shop_id, owner, currency, account) AS example,
            CASE WHEN account IN ({_listed(list(ASSET_KINDS))}) THEN balance ELSE -balance END < 0 AS broken
     FROM (
         SELECT shop_id, CASE WHEN account IN ({_listed(list(SELLER_KINDS))}) THEN seller_id END AS owner,
                currency, account, sum(debit_minor - credit_minor) AS balance
-        FROM entries WHERE account NOT IN ('{AccountKind.BANK_CASH}', '{AccountKind.SUSPENSE}')
+        FROM entries
+        WHERE account NOT IN ('{AccountKind.BANK_CASH}', '{AccountKind.SUSPENSE}')
+          AND NOT (account = '{AccountKind.FEES}' AND kind IN (
+              '{PostingKind.FEES_PAYOUT_RESERVED}', '{PostingKind.FEES_PAYOUT_FAILED}',
+              '{PostingKind.FEES_PAYOUT_RETURNED}'))
         GROUP BY 1, 2, 3, 4
     ) AS balances
 """
@@ -552,32 +557,61 @@ _PASSWORDS_CHANGED_RIGHTLY = """
 """
 
 _ONE_INSTRUCTION_PER_WITHDRAWAL = """
-    SELECT coalesce(w.shop_id || '/' || w.withdrawal_id, t.payout_id::text) AS example,
-           CASE WHEN w.state = 'accepted'
-                THEN t.end_to_end_id IS DISTINCT FROM replace(w.payout_id::text, '-', '')
+    SELECT coalesce(p.example, t.payout_id::text) AS example,
+           CASE WHEN p.goes
+                THEN t.end_to_end_id IS DISTINCT FROM replace(p.payout_id::text, '-', '')
                 ELSE t.payout_id IS NOT NULL END AS broken
-    FROM withdrawals AS w FULL JOIN transfers AS t ON t.payout_id = w.payout_id
+    FROM (
+        SELECT payout_id, shop_id || '/' || withdrawal_id AS example, state = 'accepted' AS goes
+        FROM withdrawals
+        UNION ALL
+        SELECT payout_id, shop_id || '/' || reference, state = 'approved' FROM shop_payouts
+    ) AS p FULL JOIN transfers AS t ON t.payout_id = p.payout_id
 """
+
+_SHOP_PAYOUTS_HAD_TWO_NAMES = f"""
+    SELECT p.shop_id || '/' || p.reference AS example,
+           CASE WHEN p.state = 'approved' THEN
+               lower(trim(p.decided_by)) = lower(trim(p.proposed_by))
+               OR (reserved.amount_minor, reserved.shop_id, reserved.currency)
+                  IS DISTINCT FROM (p.amount_minor, p.shop_id, p.currency)
+               OR reserved.kind IS DISTINCT FROM CASE p.source
+                   WHEN 'fees' THEN '{PostingKind.FEES_PAYOUT_RESERVED}'
+                   ELSE '{PostingKind.RECOVERED_PAYOUT_RESERVED}' END
+           ELSE reserved.posting_id IS NOT NULL END AS broken
+    FROM shop_payouts AS p
+    LEFT JOIN postings AS reserved ON reserved.cause_id = p.payout_id
+        AND reserved.kind IN ('{PostingKind.FEES_PAYOUT_RESERVED}',
+                              '{PostingKind.RECOVERED_PAYOUT_RESERVED}')
+"""
+
+# Of a seller's money, and of a shop's own.
+_SETTLED: Final = _listed([PostingKind.PAYOUT_SETTLED, PostingKind.SHOP_PAYOUT_SETTLED])
+_FAILED: Final = _listed(
+    [PostingKind.PAYOUT_FAILED, PostingKind.FEES_PAYOUT_FAILED, PostingKind.RECOVERED_PAYOUT_FAILED]
+)
+_RETURNED: Final = _listed(
+    [PostingKind.PAYOUT_RETURNED, PostingKind.FEES_PAYOUT_RETURNED, PostingKind.RECOVERED_PAYOUT_RETURNED]
+)
 
 _PAYOUTS_FOLLOW_THE_BANK = f"""
     SELECT t.end_to_end_id AS example,
            (coalesce(booked.settled, 0), coalesce(booked.failed, 0), coalesce(booked.returned, 0))
-           <> (CASE WHEN t.state IN ('settled', 'returned') THEN w.amount_minor ELSE 0 END,
-               CASE WHEN t.state = 'failed' THEN w.amount_minor ELSE 0 END,
-               CASE WHEN t.state = 'returned' THEN w.amount_minor ELSE 0 END)
+           <> (CASE WHEN t.state IN ('settled', 'returned') THEN p.amount_minor ELSE 0 END,
+               CASE WHEN t.state = 'failed' THEN p.amount_minor ELSE 0 END,
+               CASE WHEN t.state = 'returned' THEN p.amount_minor ELSE 0 END)
            OR (t.settled_at IS NOT NULL) <> (t.state IN ('settled', 'returned'))
            OR (t.ended_at IS NOT NULL) <> (t.state IN ('settled', 'failed', 'returned'))
            OR (t.state <> 'ready' AND t.sent_at IS NULL) AS broken
     FROM transfers AS t
-    LEFT JOIN withdrawals AS w ON w.payout_id = t.payout_id
+    LEFT JOIN payouts AS p ON p.payout_id = t.payout_id
     LEFT JOIN (
         SELECT cause_id,
-               sum(amount_minor) FILTER (WHERE kind = '{PostingKind.PAYOUT_SETTLED}') AS settled,
-               sum(amount_minor) FILTER (WHERE kind = '{PostingKind.PAYOUT_FAILED}') AS failed,
-               sum(amount_minor) FILTER (WHERE kind = '{PostingKind.PAYOUT_RETURNED}') AS returned
+               sum(amount_minor) FILTER (WHERE kind IN ({_SETTLED})) AS settled,
+               sum(amount_minor) FILTER (WHERE kind IN ({_FAILED})) AS failed,
+               sum(amount_minor) FILTER (WHERE kind IN ({_RETURNED})) AS returned
         FROM postings
-        WHERE kind IN ('{PostingKind.PAYOUT_SETTLED}', '{PostingKind.PAYOUT_FAILED}',
-                       '{PostingKind.PAYOUT_RETURNED}')
+        WHERE kind IN ({_SETTLED}, {_FAILED}, {_RETURNED})
         GROUP BY cause_id
     ) AS booked ON booked.cause_id = t.payout_id
 """
@@ -798,8 +832,8 @@ _TRANSFERS_ARE_ASKED_FOR = f"""
     SELECT t.end_to_end_id AS example,
            t.touched_at < clock_timestamp()
                - CASE WHEN t.state IN ('submitted', 'unknown') THEN {_BANK_BOUND} ELSE {_BOUND} END
-           AND NOT (t.state = 'ready' AND {_IS_PAUSED.format(shop="w.shop_id")}) AS broken
-    FROM transfers AS t LEFT JOIN withdrawals AS w ON w.payout_id = t.payout_id
+           AND NOT (t.state = 'ready' AND {_IS_PAUSED.format(shop="o.shop_id")}) AS broken
+    FROM transfers AS t LEFT JOIN payouts AS o ON o.payout_id = t.payout_id
     WHERE t.state IN ('ready', 'sending', 'unknown', 'submitted')
     UNION ALL
     SELECT r.end_to_end_id, greatest(r.touched_at, CASE r.state WHEN 'waiting' THEN p.funded_at END)
@@ -1002,8 +1036,14 @@ CHECKS: Final[tuple[Check, ...]] = (
     ),
     Check(
         7,
+        "shop_payouts_had_two_names",
+        "no money of a shop's own left on one name's word, or more than agreed",
+        _SHOP_PAYOUTS_HAD_TWO_NAMES,
+    ),
+    Check(
+        7,
         "one_instruction_per_withdrawal",
-        "every accepted withdrawal has one bank instruction, no other any",
+        "every payout that was accepted has one bank instruction, no other any",
         _ONE_INSTRUCTION_PER_WITHDRAWAL,
     ),
     Check(

@@ -145,7 +145,7 @@ _CAUSES: Sequence[str] = (
     WHERE shop_id = :shop AND hold_id = ANY(CAST(:ids AS uuid[]))
     """,
     """
-    SELECT payout_id AS cause_id, NULL AS order_id, withdrawal_id FROM withdrawals
+    SELECT payout_id AS cause_id, NULL AS order_id, reference AS withdrawal_id FROM payouts
     WHERE shop_id = :shop AND payout_id = ANY(CAST(:ids AS uuid[]))
     """,
     """

@@ -694,6 +694,38 @@ withdrawal_reviews = Table(
     CheckConstraint("lower(trim(decided_by)) <> lower(trim(proposed_by))", name="two_names"),
 )
 
+# A shop's own money that operators pay out to it. With `withdrawals` it is the view `payouts`: what a
+# transfer pays. The destination is one in `destinations` with no seller.
+shop_payouts = Table(
+    "shop_payouts",
+    metadata,
+    Column("payout_id", Uuid, primary_key=True),
+    Column("shop_id", Text, nullable=False),
+    Column("reference", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("destination_id", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("proposed_by", Text, nullable=False),
+    Column("proposed_why", Text, nullable=False),
+    _moment("proposed_at"),
+    Column("decided_by", Text, nullable=True),
+    Column("decided_why", Text, nullable=True),
+    _moment("decided_at", nullable=True),
+    CheckConstraint("source IN ('fees', 'recovered')", name="source"),
+    CheckConstraint("state IN ('proposed', 'approved', 'rejected')", name="state"),
+    CheckConstraint("amount_minor BETWEEN 1 AND 1000000000000000", name="amount"),
+    CheckConstraint(
+        "(state = 'proposed') = (decided_at IS NULL) AND (decided_by IS NULL) = (decided_at IS NULL)",
+        name="decided",
+    ),
+    CheckConstraint(
+        "state <> 'approved' OR lower(trim(decided_by)) <> lower(trim(proposed_by))", name="two_names"
+    ),
+    UniqueConstraint("shop_id", "reference"),  # the business key
+)
+
 # Whose payouts are not handed to the bank for now; '*' stands for everybody's.
 payout_pauses = Table(
     "payout_pauses",

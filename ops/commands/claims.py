@@ -8,22 +8,22 @@ from ledger.ids import new_id
 from ops.commands.sender_keys import unknown
 from ops.environment import Environment, Need
 from ops.failures import CommandFailed
-from ops.options import JsonOption, OperatorOption, RequiredWhyOption, SecondOperatorOption, ShopOption
+from ops.options import (
+    JsonOption,
+    OperatorOption,
+    RequiredWhyOption,
+    SecondOperatorOption,
+    ShopOption,
+    currency_code,
+)
 from ops.output import money, print_json, say
 from ops.second_names import require_second_name, require_two_people
 from ops.store.actions import Action, record_actions
 from ops.store.senders import is_seller, is_shop
-from schemas.currencies import CURRENCY_DIGITS
 from schemas.fields import MAX_AMOUNT_MINOR
 from workers.escrow.claims import Claim, make_claims
 
 app = typer.Typer(help="Claims against sellers for money that was released.", no_args_is_help=True)
-
-
-def _currency(value: str) -> str:
-    if value not in CURRENCY_DIGITS:
-        raise typer.BadParameter("an ISO 4217 code such as EUR")
-    return value
 
 
 @app.command("add")
@@ -33,7 +33,7 @@ def add_claim(  # noqa: PLR0917 - typer passes options by name
     amount: Annotated[
         int, typer.Option("--amount", min=1, max=MAX_AMOUNT_MINOR, help="Minor units (cents).")
     ],
-    currency: Annotated[str, typer.Option("--currency", callback=_currency, help="ISO 4217.")],
+    currency: Annotated[str, typer.Option("--currency", callback=currency_code, help="ISO 4217.")],
     why: RequiredWhyOption,
     operator: OperatorOption,
     second_operator: SecondOperatorOption = None,

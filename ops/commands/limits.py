@@ -7,21 +7,15 @@ import typer
 from sqlalchemy import Connection
 
 from ops.failures import BadUsage
+from ops.options import currency_code
 from ops.output import money, print_json, print_table, say
 from ops.store.actions import Action, record_actions
 from ops.store.sellers import LimitKey, delete_limits, find_limits, write_limits
-from schemas.currencies import CURRENCY_DIGITS
 from schemas.fields import MAX_AMOUNT_MINOR
 from workers.payout.decisions import Limits
 
 _NONE = "none"
 _MAX_PER_HOUR = 1_000_000
-
-
-def _currency(value: str | None) -> str | None:
-    if value is not None and value not in CURRENCY_DIGITS:
-        raise typer.BadParameter("an ISO 4217 code such as EUR")
-    return value
 
 
 def _amount(value: str | None) -> str | None:
@@ -41,7 +35,8 @@ def _number(value: str | None, highest: int, what: str) -> str | None:
 
 
 CurrencyOption = Annotated[
-    str | None, typer.Option("--currency", help="The limits of this currency (ISO 4217).", callback=_currency)
+    str | None,
+    typer.Option("--currency", help="The limits of this currency (ISO 4217).", callback=currency_code),
 ]
 PerWithdrawalOption = Annotated[
     str | None,

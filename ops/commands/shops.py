@@ -19,6 +19,7 @@ from ops.commands.limits import (
     change_limits,
     print_limits,
 )
+from ops.commands.shop_payouts import destination_app, payout_app
 from ops.environment import Environment, Need
 from ops.failures import CommandFailed, broker_failures
 from ops.options import (
@@ -49,6 +50,8 @@ _MAX_FEE_BPS = 10_000
 app = typer.Typer(help="Shops, their terms and their keys.", no_args_is_help=True)
 key_app = typer.Typer(help="The keys that a shop signs with.", no_args_is_help=True)
 app.add_typer(key_app, name="key")
+app.add_typer(destination_app, name="destination")
+app.add_typer(payout_app, name="payout")
 
 
 class Scope(StrEnum):

@@ -112,7 +112,7 @@ def touch_waiting(connection: Connection, shop_id: str | None, *, now: datetime)
 
 
 _TRANSFERS = """
-    UPDATE transfers AS t SET touched_at = :now FROM withdrawals AS of_shop
+    UPDATE transfers AS t SET touched_at = :now FROM payouts AS of_shop
     WHERE of_shop.payout_id = t.payout_id AND t.state IN ({states}) AND {not_paused} RETURNING t.payout_id
 """
 _REFUNDS = """

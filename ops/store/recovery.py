@@ -51,8 +51,8 @@ def find_known_transfers(connection: Connection) -> list[KnownTransfer]:
         KnownTransfer(row.end_to_end_id, row.state, row.amount_minor, row.currency)
         for row in connection.execute(
             text("""
-                SELECT t.end_to_end_id, t.state, w.amount_minor, w.currency
-                FROM transfers AS t JOIN withdrawals AS w ON w.payout_id = t.payout_id
+                SELECT t.end_to_end_id, t.state, p.amount_minor, p.currency
+                FROM transfers AS t JOIN payouts AS p ON p.payout_id = t.payout_id
                 UNION ALL
                 SELECT end_to_end_id, state, amount_minor, currency FROM refunds
                 WHERE end_to_end_id IS NOT NULL

@@ -23,6 +23,7 @@ _CHECKS = {
     """,
     "no shop has held more than it received": """
         SELECT shop_id, currency, account FROM entries WHERE account IN ('received', 'recovered', 'fees')
+          AND kind NOT LIKE 'fees_payout_%'  -- what is paid out may be taken back by a chargeback
         GROUP BY shop_id, currency, account HAVING sum(credit_minor) < sum(debit_minor)
     """,
     "suspense is the credits that nobody claims, less the debits whose credit has not come": """
@@ -70,7 +71,8 @@ _CHECKS = {
     "what was recovered is what is claimed": """
         SELECT * FROM (
             SELECT shop_id, currency, sum(credit_minor) - sum(debit_minor) AS booked
-            FROM entries WHERE account = 'recovered' GROUP BY shop_id, currency
+            FROM entries WHERE account = 'recovered' AND kind NOT LIKE 'recovered_payout_%'
+            GROUP BY shop_id, currency
         ) AS e FULL JOIN (
             SELECT shop_id, currency, sum(amount_minor + fee_minor) AS claimed FROM claims
             WHERE returned_at IS NULL GROUP BY shop_id, currency

@@ -18,7 +18,7 @@ from sqlalchemy import Engine, text
 
 from infra.postgres.engine import create_database_engine
 from infra.postgres.key_store import KeyStore, ensure_own_keys, find_own_public_keys
-from infra.postgres.outbox import CommandRow, EventsRow, OutboxRow
+from infra.postgres.outbox import CommandRow, EventsRow, OutboxRow, lease_unpublished
 from infra.postgres.step import Steps
 from infra.rabbitmq.ingress import InboundEvent
 from infra.security.encryption import Vault
@@ -191,6 +191,13 @@ class Desk:
             # In the order of their coming, so that a run can be repeated.
             for name in dict.fromkeys(row.command for row in batch):
                 self.handle(*[row for row in batch if row.command == name])
+
+    def relay(self) -> None:
+        """Publish what was left in the outbox, as the relay does, and handle what follows."""
+        with self.engine.begin() as connection:
+            rows = lease_unpublished(connection, limit=1000, lease_seconds=60, max_bytes=1 << 30)
+        self._collect(rows)
+        self.run()
 
     def ring_alarms(self, name: str | None = None) -> list[Told]:
         """Deliver what was delayed (of one name), whether it is time or not, and what follows."""

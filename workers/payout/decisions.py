@@ -259,6 +259,60 @@ def decide_resumption(
     return WaitUntil(until) if now < until else Reserve()
 
 
+class Source(StrEnum):
+    """Whose money a transfer pays out: a seller's, or the shop's own, from fees or recovered by claims."""
+
+    SELLER = "seller"
+    FEES = "fees"
+    RECOVERED = "recovered"
+
+
+_OWN_KINDS: dict[Source, dict[PostingKind, PostingKind]] = {
+    Source.FEES: {
+        PostingKind.PAYOUT_RESERVED: PostingKind.FEES_PAYOUT_RESERVED,
+        PostingKind.PAYOUT_SETTLED: PostingKind.SHOP_PAYOUT_SETTLED,
+        PostingKind.PAYOUT_FAILED: PostingKind.FEES_PAYOUT_FAILED,
+        PostingKind.PAYOUT_RETURNED: PostingKind.FEES_PAYOUT_RETURNED,
+    },
+    Source.RECOVERED: {
+        PostingKind.PAYOUT_RESERVED: PostingKind.RECOVERED_PAYOUT_RESERVED,
+        PostingKind.PAYOUT_SETTLED: PostingKind.SHOP_PAYOUT_SETTLED,
+        PostingKind.PAYOUT_FAILED: PostingKind.RECOVERED_PAYOUT_FAILED,
+        PostingKind.PAYOUT_RETURNED: PostingKind.RECOVERED_PAYOUT_RETURNED,
+    },
+}
+
+
+def own_kind(source: Source, kind: PostingKind) -> PostingKind:
+    """Return what is posted where a seller's payout would post `kind`."""
+    return kind if source is Source.SELLER else _OWN_KINDS[source][kind]
+
+
+@dataclass(frozen=True, slots=True)
+class OwnMoney:
+    """
+    What the books say that is a shop's own, and what speaks against paying it out; minor units.
+
+    `recovered` counts what sellers still owe, and what was claimed for credits that the bank has taken back:
+    that money is not here. `lost` is what left without a credit behind it.
+    """
+
+    fees_minor: int
+    recovered_minor: int
+    charged_back_minor: int
+    owed_minor: int
+    lost_minor: int
+
+    def payable_minor(self, source: Source) -> int:
+        """Return how much of it may leave, so that what is left at the bank covers everybody else in full."""
+        own = {
+            Source.FEES: self.fees_minor,
+            Source.RECOVERED: self.recovered_minor - self.charged_back_minor,
+        }
+        left = self.fees_minor + self.recovered_minor - self.owed_minor - self.lost_minor
+        return max(0, min(own[source], left))
+
+
 class TransferState(StrEnum):
     READY = "ready"
     SENDING = "sending"  # handed to the bank, or about to be; a crash may lie in between

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 
 from infra.postgres.bulk import insert_rows
 from infra.postgres.tables import destinations, password_attempts, sellers, transfers, withdrawals
-from workers.payout.decisions import Count, Purpose, TransferState
+from workers.payout.decisions import Count, Purpose, Source, TransferState
 
 SellerKey = tuple[str, str]  # shop id, seller id
 
@@ -92,13 +92,14 @@ class Withdrawal:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """A transfer with what its withdrawal says."""
+    """A transfer with what its withdrawal, or the payout of a shop's own money, says."""
 
     payout_id: UUID
     end_to_end_id: str
     state: TransferState
+    source: Source
     shop_id: str
-    withdrawal_id: str
+    reference: str
     seller_id: str
     amount_minor: int
     currency: str
@@ -465,7 +466,7 @@ def mark_withdrawals_rejected(
 
 
 def insert_transfers(connection: Connection, rows: Sequence[tuple[UUID, str]], *, now: datetime) -> None:
-    """Write the one bank instruction of each withdrawal: (payout id, end-to-end id)."""
+    """Write the one bank instruction of each payout: (payout id, end-to-end id)."""
     insert_rows(
         connection,
         transfers,
@@ -483,12 +484,12 @@ def insert_transfers(connection: Connection, rows: Sequence[tuple[UUID, str]], *
 
 
 _TRANSFER_COLUMNS = """
-    t.payout_id, t.end_to_end_id, t.state, w.shop_id, w.withdrawal_id, w.seller_id, w.amount_minor,
-    w.currency, w.destination_id, d.details_encrypted
+    t.payout_id, t.end_to_end_id, t.state, p.source, p.shop_id, p.reference, p.seller_id, p.amount_minor,
+    p.currency, p.destination_id, d.details_encrypted
     FROM transfers AS t
-    JOIN withdrawals AS w ON w.payout_id = t.payout_id
+    JOIN payouts AS p ON p.payout_id = t.payout_id
     JOIN destinations AS d ON (d.shop_id, d.seller_id, d.destination_id)
-                            = (w.shop_id, w.seller_id, w.destination_id)
+                            = (p.shop_id, p.seller_id, p.destination_id)
 """
 
 
@@ -513,8 +514,9 @@ def lock_transfers(connection: Connection, payout_ids: Iterable[UUID]) -> list[T
             row.payout_id,
             row.end_to_end_id,
             TransferState(row.state),
+            Source(row.source),
             row.shop_id,
-            row.withdrawal_id,
+            row.reference,
             row.seller_id,
             row.amount_minor,
             row.currency,

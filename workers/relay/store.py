@@ -200,7 +200,7 @@ def find_resting_transfers(
                                 ELSE :grace END)
                   AND NOT (t.state = 'ready' AND EXISTS (
                         SELECT FROM payout_pauses AS p
-                        JOIN withdrawals AS w ON w.payout_id = t.payout_id AND p.shop_id IN ('*', w.shop_id)))
+                        JOIN payouts AS o ON o.payout_id = t.payout_id AND p.shop_id IN ('*', o.shop_id)))
                 ORDER BY t.touched_at LIMIT :limit
             """),
             {"grace": grace_seconds, "submitted": submitted_grace_seconds, "limit": limit},

@@ -26,9 +26,11 @@ from infra.postgres.audit import CHECKS, run_audit
 from infra.postgres.chain import chain_postings
 from infra.postgres.ledger_store import seal_postings
 from infra.postgres.outbox import CommandRow
+from infra.security.destinations import destination_context
 from ops.store.password_resets import find_reset, open_reset, propose_reset
-from workers.payout.decisions import Proposal, Verdict
+from workers.payout.decisions import Proposal, Source, Verdict
 from workers.payout.handlers.withdrawals import carry_out_approval, carry_out_rejection
+from workers.payout.shop_payouts import ShopPayout, carry_out_shop_payout, propose_shop_payout
 from workers.payout.withdrawal_store import lock_pending, mark_decided_by, write_proposal
 
 
@@ -139,6 +141,30 @@ def _passwords_that_change(desk: Desk, platform: SellersPlatform) -> None:
     desk.seller_asks(platform.enrols(by_operators, password="the next one"))
 
 
+def _money_of_the_shops_own(engine: Engine, shop: str) -> None:
+    """Fees that went, fees that came back, and fees that one name wants paid."""
+    bank = ScriptedBank(submit=[SETTLED])
+    desk = Desk(engine, bank=bank)
+    desk.released_order(shop, splits={"s-9": 100_000})
+    desk.execute(
+        "INSERT INTO destinations (shop_id, seller_id, destination_id, details_encrypted, masked, added_at)"
+        " VALUES (:shop, '', 'own', :details, '', clock_timestamp())",
+        shop=shop,
+        details=desk.vault.encrypt(b"{}", destination_context(shop, "", "own")),
+    )
+    for reference in ("goes", "comes back", "waits"):
+        payout = ShopPayout(shop, reference, Source.FEES, 100, "CNY", "own")
+        with desk.steps.begin("propose_shop_payout") as step:
+            propose_shop_payout(step, payout, by="ada", why="")
+        if reference != "waits":
+            with desk.steps.begin("approve_shop_payout") as step:
+                carry_out_shop_payout(step, payout, by="bob", why="")
+            desk.run()
+    bank.sends_back(bank.submitted[-1].end_to_end_id)
+    desk.collect_returns()
+    desk.close()
+
+
 @pytest.fixture(scope="module")
 def history(engine: Engine) -> Iterator[Engine]:
     """Return a database in which everything that the audit judges has happened."""
@@ -151,6 +177,7 @@ def history(engine: Engine) -> Iterator[Engine]:
     _recourse(desk, shop)
     _withdrawals(engine, shop)
     _passwords_that_change(desk, desk.platform(shop))
+    _money_of_the_shops_own(engine, shop)
     with engine.begin() as connection:
         assert seal_postings(connection) > 0
     with engine.begin() as connection:
@@ -229,6 +256,7 @@ _SABOTAGE = {
         UPDATE withdrawals SET pending_until = clock_timestamp() - interval '1 hour' WHERE state = 'pending'
     """,
     "passwords_changed_rightly": "DELETE FROM password_resets",
+    "shop_payouts_had_two_names": "UPDATE shop_payouts SET amount_minor = amount_minor + 1",
     "one_instruction_per_withdrawal": "DELETE FROM transfers",
     "payouts_follow_the_bank": "UPDATE transfers SET state = 'failed' WHERE state = 'settled'",
     "every_fact_has_its_event": "DELETE FROM events WHERE type = 'hold.released'",

@@ -23,7 +23,6 @@ from workflow_support.events import (
 )
 from workflow_support.races import met_at_a_lock, side_by_side
 
-from infra.postgres.outbox import lease_unpublished
 from infra.postgres.step import Steps
 from ops.commands.withdrawals import _carry_out, _lock
 from ops.failures import CommandFailed
@@ -53,14 +52,6 @@ def actions(desk: Desk, subject: str) -> list[tuple[str, str, str]]:
             s=subject,
         )
     ]
-
-
-def relay(desk: Desk) -> None:
-    """Publish what commands left in the outbox, as the relay does."""
-    with desk.engine.begin() as connection:
-        rows = lease_unpublished(connection, limit=1000, lease_seconds=60, max_bytes=1 << 30)
-    desk._collect(rows)
-    desk.run()
 
 
 def money(desk: Desk, shop: str, seller: str) -> tuple[int, int]:
@@ -213,7 +204,7 @@ def test_two_names_approve_and_the_money_goes(
         ran = decide(set_up, "approve", platform, withdrawal, by)
         assert ran.exit_code == 0, ran.err
         assert said in ran.out
-        relay(desk)
+        desk.relay()
         assert money(desk, platform.shop, seller) == (6_000, 4_000)
     report_what_waits_for_people(desk.steps, dispute_alarm_seconds=1)
     assert (REGISTRY.get_sample_value("holdfast_withdrawals_in_review") or 0) >= 1
@@ -221,7 +212,7 @@ def test_two_names_approve_and_the_money_goes(
     assert (listed["proposed"], listed["proposed_by"]) == ("approve", "ada")
     ran = decide(set_up, "approve", platform, withdrawal, "bob")
     assert "goes to the bank" in ran.out
-    relay(desk)
+    desk.relay()
     assert [e.type for e in desk.told[-3:]] == ["withdrawal.accepted", "payout.submitted", "payout.settled"]
     assert money(desk, platform.shop, seller) == (6_000, 0)
     assert actions(desk, f"{platform.shop}/{withdrawal}") == [
@@ -246,7 +237,7 @@ def test_two_names_reject_and_the_money_is_back(
     assert "second name" in decide(set_up, "reject", platform, withdrawal, "bob").out
     assert money(desk, platform.shop, seller) == (6_000, 4_000)
     assert "withdrawable again" in decide(set_up, "reject", platform, withdrawal, "ada").out
-    relay(desk)
+    desk.relay()
     assert (desk.told[-1].type, desk.told[-1].data["reason"]) == ("withdrawal.rejected", "over_limit")
     assert money(desk, platform.shop, seller) == (10_000, 0)
 
@@ -275,7 +266,7 @@ def test_two_second_names_at_once_pay_once(set_up: Holdfast, desk: Desk, platfor
     )
     assert sorted("goes to the bank" in one for one in said) == [False, True]
     assert sorted("it is accepted" in one for one in said) == [False, True]
-    relay(desk)
+    desk.relay()
     assert money(desk, platform.shop, seller) == (6_000, 0)
 
 
@@ -297,7 +288,7 @@ def test_what_cools_off_can_be_stopped_but_not_hurried(
     assert "when it has cooled off" in decide(set_up, "approve", platform, withdrawal, "carol").out
     decide(set_up, "reject", platform, withdrawal, "ada")
     decide(set_up, "reject", platform, withdrawal, "bob")
-    relay(desk)
+    desk.relay()
     assert (desk.told[-1].type, desk.told[-1].data["reason"]) == ("withdrawal.rejected", "cooling_off")
     assert money(desk, platform.shop, seller) == (10_000, 0)
 
@@ -343,11 +334,11 @@ def test_while_paused_nothing_new_is_handed_to_the_bank_and_then_it_goes_on(
     assert REGISTRY.get_sample_value("holdfast_payout_pauses") == 2
     # All shops go on, but for the one that is paused on its own account.
     assert "0 go to the bank" in set_up("payouts", "resume", *WHY).out
-    relay(desk)
+    desk.relay()
     assert len(bank.submitted) == 1
     ran = set_up("payouts", "resume", "--shop", platform.shop, "--reason", "explained", "--by", "bob")
     assert "1 go to the bank" in ran.out
-    relay(desk)
+    desk.relay()
     assert desk.told[-1].type == "payout.settled"
     assert actions(desk, platform.shop) == [
         ("ada", "payouts_paused", "an odd payout"),
@@ -371,7 +362,7 @@ def test_what_is_in_flight_is_still_asked_for_while_paused_and_never_sent_again(
     assert [e.type for e in told] == ["payout.submitted", "payout.settled"], "one had arrived"
     assert len(bank.submitted) == 2, "the other had not, and is not sent while paused"
     set_up("payouts", "resume", *WHY)
-    relay(desk)
+    desk.relay()
     assert desk.told[-1].type == "payout.settled"
     ids = [one.end_to_end_id for one in bank.submitted]
     assert len(ids) == 3
@@ -391,7 +382,7 @@ def test_refunds_wait_for_the_end_of_a_pause_too(
     assert bank.submitted == []
     assert sweep(desk.steps, grace_seconds=0, queue_depth=lambda _q: 0)["resting_refunds"] == 0
     assert "1 go to the bank" in set_up("payouts", "resume", *WHY).out
-    relay(desk)
+    desk.relay()
     assert desk.told[-1].type == "refund.settled"
 
 
@@ -421,5 +412,5 @@ def test_a_pause_and_a_transfer_at_once_are_one_after_the_other(
         desk.handle(*submit)
         assert len(bank.submitted) == before + sent, "after it has returned, never"
         set_up("payouts", "resume", *WHY)
-        relay(desk)
+        desk.relay()
         assert len(bank.submitted) == before + 1

@@ -12,12 +12,14 @@ from workers.payout.decisions import (
     Count,
     Limit,
     Limits,
+    OwnMoney,
     Pend,
     Proceed,
     Proposal,
     Refused,
     Reserve,
     ReviewStep,
+    Source,
     TransferState,
     Usage,
     Verdict,
@@ -285,3 +287,20 @@ def test_the_bank_is_asked_soon_at_first_and_never_less_than_hourly() -> None:
     delays = [check_delay_ms(tries) for tries in range(1_000)]
     assert delays == sorted(delays)
     assert (delays[0], delays[-1]) == (1_000, 3_600_000)
+
+
+@pytest.mark.parametrize(
+    ("own", "fees", "recovered"),
+    [
+        (OwnMoney(100, 50, 0, 0, 0), 100, 50),
+        (OwnMoney(100, 50, 50, 0, 50), 100, 0),  # the bank has taken back what was recovered
+        (OwnMoney(100, 50, 0, 30, 0), 100, 50),  # 120 are there; which of both is the shop's choice
+        (OwnMoney(100, 50, 0, 70, 0), 80, 50),
+        (OwnMoney(-10, 50, 0, 0, 0), 0, 40),  # a fee that was paid out had to be given back
+        (OwnMoney(100, 0, 0, 0, 130), 0, 0),  # released without a credit: others' money stands in for it
+    ],
+)
+def test_a_shop_gets_no_more_than_leaves_everybody_else_covered(
+    own: OwnMoney, fees: int, recovered: int
+) -> None:
+    assert (own.payable_minor(Source.FEES), own.payable_minor(Source.RECOVERED)) == (fees, recovered)

@@ -30,10 +30,12 @@ from workers.payout.bank import Bank, BankUnavailable
 from workers.payout.decisions import (
     OPEN_STATES,
     SENT_STATES,
+    Source,
     TransferChange,
     TransferState,
     check_delay_ms,
     decide_transfer,
+    own_kind,
 )
 from workers.payout.refund_store import find_refund_keys
 from workers.payout.transfers import BankWord, ReturnedTransfer, TransferAnswer, TransferInstruction
@@ -247,7 +249,7 @@ def _book(step: Step, answers: dict[UUID, TransferAnswer]) -> tuple[list[UUID], 
 def _follow(step: Step, transfer: store.Transfer, change: TransferChange, answer: TransferAnswer) -> None:
     step.post(
         Posting(
-            kind,
+            own_kind(transfer.source, kind),
             transfer.payout_id,
             transfer.shop_id,
             transfer.seller_id,
@@ -256,13 +258,14 @@ def _follow(step: Step, transfer: store.Transfer, change: TransferChange, answer
         )
         for kind in change.postings
     )
-    for type_ in change.events:
+    # Of its own money a shop hears from whoever paid it out: no event of the contract is about it.
+    for type_ in change.events if transfer.source is Source.SELLER else ():
         step.emit(
             derive_id(type_, transfer.payout_id),
             transfer.shop_id,
             OUTGOING[type_].model_validate(
                 {
-                    "withdrawal_id": transfer.withdrawal_id,
+                    "withdrawal_id": transfer.reference,
                     "seller_id": transfer.seller_id,
                     "amount": transfer.amount_minor,
                     "currency": transfer.currency,
