@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from infra.postgres.step import Step
 from infra.security.destinations import destination_context, mask_destination
 from ledger.accounts import NO_SELLER
+from ledger.names import is_same_person
 from ops.commands.sender_keys import unknown
 from ops.environment import Environment, Need
 from ops.failures import BadUsage, CommandFailed
@@ -33,7 +34,7 @@ from ops.store.shop_payouts import (
 )
 from schemas.fields import MAX_AMOUNT_MINOR
 from schemas.seller_enrolled import BankAccountDestination, Destination, IbanDestination
-from workers.payout.decisions import Source, is_same_name
+from workers.payout.decisions import Source
 from workers.payout.shop_payouts import (
     CannotPayOut,
     ShopPayout,
@@ -222,7 +223,7 @@ def approve(
         if standing.state == "rejected":
             raise CommandFailed(f"payout {reference} of shop {shop} was rejected by {standing.decided_by}")
         if standing.state == "proposed":
-            if is_same_name(standing.proposed_by, operator):
+            if is_same_person(standing.proposed_by, operator):
                 raise CommandFailed(f"{operator} has proposed payout {reference}; it takes a second name")
             try:
                 carry_out_shop_payout(step, payout, by=operator, why=why)
