@@ -18,6 +18,7 @@ class What(StrEnum):
     UNKNOWN_TO_BANK = "transfer_unknown_to_bank"
     OTHER_AMOUNT = "transfer_of_another_amount"
     OTHER_END = "transfer_ended_otherwise"
+    PAID_THOUGH_REFUSED = "transfer_paid_though_refused"
     CREDIT_WITHOUT_ORDER = "credit_without_order"
 
 
@@ -31,9 +32,18 @@ class Decision:
     remedy: str
 
 
+# What only refunds are: refused, or come back after they had settled; and paid in another way.
+GIVEN_UP = "given_up"
+SETTLED_BY_HAND = "settled_by_hand"
+
+
 @dataclass(frozen=True, slots=True)
 class KnownTransfer:
-    """A payout or refund as the database knows it; minor units."""
+    """
+    A payout or refund as the database knows it, also before it is a transfer; minor units.
+
+    `state` is the transfer's, else the withdrawal's or refund's, or one of the two above.
+    """
 
     end_to_end_id: str
     state: str
@@ -50,13 +60,20 @@ class OpenCredit:
     currency: str
 
 
-_NEVER_SENT = frozenset({"ready", "waiting", "rejected"})
+# States in which the bank need not know it: never sent, or not for certain, and then asked for and sent.
+_NOT_AT_BANK = frozenset(
+    {"checking", "pending", "proposed", "ready", "waiting", "rejected", "sending", "unknown", SETTLED_BY_HAND}
+)
 # What the bank must still say for a state of ours to be right. Open states follow the bank by themselves.
+_NOTHING_LEFT = frozenset({BankWord.REJECTED, BankWord.RETURNED})
 _FITTING: Mapping[str, frozenset[BankWord]] = {
     "settled": frozenset({BankWord.SETTLED, BankWord.RETURNED}),
     "returned": frozenset({BankWord.RETURNED}),
     "failed": frozenset({BankWord.REJECTED}),
+    GIVEN_UP: _NOTHING_LEFT,
 }
+# What may have come about between asking the bank and reading the database.
+_MAY_BE_OLD = frozenset({What.OTHER_END, What.UNKNOWN_TO_BANK})
 
 
 def compare_transfers(known: Sequence[KnownTransfer], listed: Sequence[ListedTransfer]) -> Iterator[Decision]:
@@ -75,6 +92,16 @@ def compare_transfers(known: Sequence[KnownTransfer], listed: Sequence[ListedTra
                     "have its shop publish that withdrawal or refund again (it told the shop this id); it"
                     " is not paid again. Where nobody does: `holdfast claim add` takes it from the seller",
                 )
+        elif mine.state == "rejected":
+            # A refusal need not know the currency.
+            if transfer.word not in _NOTHING_LEFT:
+                yield Decision(
+                    What.PAID_THOUGH_REFUSED,
+                    transfer.end_to_end_id,
+                    f"{transfer.amount_minor} {transfer.currency}, refused here, {transfer.word} at the bank",
+                    "it was said again too early, and a refusal is final: `holdfast claim add` takes it from"
+                    " the seller",
+                )
         elif (mine.amount_minor, mine.currency) != (transfer.amount_minor, transfer.currency):
             yield Decision(
                 What.OTHER_AMOUNT,
@@ -91,13 +118,23 @@ def compare_transfers(known: Sequence[KnownTransfer], listed: Sequence[ListedTra
                 "ask the bank; keep payouts paused",
             )
     for transfer_ in known:
-        if transfer_.end_to_end_id not in theirs and transfer_.state not in _NEVER_SENT:
+        if transfer_.end_to_end_id not in theirs and transfer_.state not in _NOT_AT_BANK:
             yield Decision(
                 What.UNKNOWN_TO_BANK,
                 transfer_.end_to_end_id,
                 f"{transfer_.amount_minor} {transfer_.currency}, {transfer_.state} here",
                 "ask the bank: it has forgotten a transfer, or this is another bank",
             )
+
+
+def may_be_old(decision: Decision) -> bool:
+    """
+    Whether a transfer that moved on between the two looks explains this; another look at the bank tells.
+
+    What the bank has, we knew before it did. But what we book as ended, the bank may have ended only after it
+    was asked.
+    """
+    return decision.what in _MAY_BE_OLD
 
 
 def credits_without_orders(credits_: Sequence[OpenCredit]) -> Iterator[Decision]:

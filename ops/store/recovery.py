@@ -1,11 +1,14 @@
 """SQL about a database that was restored: what it knows, and to which server its ledger belongs."""
 
+from collections.abc import Iterator
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
 
 from infra.postgres.ledger_store import seal_postings
-from ops.recovery import KnownTransfer, OpenCredit
+from ledger.ids import refund_attempt_id
+from ops.recovery import GIVEN_UP, SETTLED_BY_HAND, KnownTransfer, OpenCredit
 
 
 def belongs_to_another_server(connection: Connection) -> bool:
@@ -51,14 +54,38 @@ def find_known_transfers(connection: Connection) -> list[KnownTransfer]:
         KnownTransfer(row.end_to_end_id, row.state, row.amount_minor, row.currency)
         for row in connection.execute(
             text("""
-                SELECT t.end_to_end_id, t.state, p.amount_minor, p.currency
-                FROM transfers AS t JOIN payouts AS p ON p.payout_id = t.payout_id
-                UNION ALL
-                SELECT end_to_end_id, state, amount_minor, currency FROM refunds
-                WHERE end_to_end_id IS NOT NULL
+                SELECT replace(p.payout_id::text, '-', '') AS end_to_end_id,
+                       coalesce(t.state, p.state) AS state, p.amount_minor, p.currency
+                FROM (
+                    SELECT payout_id, state, amount_minor, currency FROM withdrawals
+                    UNION ALL
+                    SELECT payout_id, state, amount_minor, currency FROM shop_payouts
+                ) AS p LEFT JOIN transfers AS t ON t.payout_id = p.payout_id
             """)
         )
-    ]
+    ] + [known for row in connection.execute(text(_REFUNDS)) for known in _attempts(row)]
+
+
+_REFUNDS = f"""
+    SELECT r.refund_key, r.end_to_end_id, r.amount_minor, r.attempt,
+           CASE WHEN r.state = 'failed' THEN '{GIVEN_UP}'
+                WHEN r.state = 'settled' AND EXISTS (
+                    SELECT FROM operator_actions AS o
+                    WHERE o.action = 'refund_settled_by_hand'
+                      AND o.details ->> 'end_to_end_id' = r.end_to_end_id) THEN '{SETTLED_BY_HAND}'
+                ELSE r.state END AS state,
+           coalesce(r.currency, '') AS currency
+    FROM refunds AS r
+"""
+
+
+def _attempts(row: Row[Any]) -> Iterator[KnownTransfer]:
+    """Each attempt has an id of its own at the bank, and those before the last were given up."""
+    last = row.end_to_end_id or refund_attempt_id(row.refund_key, row.attempt)
+    yield KnownTransfer(last, row.state, row.amount_minor, row.currency)
+    for attempt in range(row.attempt):
+        id_ = refund_attempt_id(row.refund_key, attempt)
+        yield KnownTransfer(id_, GIVEN_UP, row.amount_minor, row.currency)
 
 
 def find_open_credits(connection: Connection) -> list[OpenCredit]:

@@ -14,7 +14,7 @@ from infra.postgres.inbox import change_answers
 from infra.postgres.step import Step, Steps, milliseconds_until
 from infra.rabbitmq.ingress import InboundEvent
 from infra.rabbitmq.topology import ESCROW_RELEASE, PAYOUT_BANK
-from ledger.ids import derive_id, key_id, new_id, refund_part_id
+from ledger.ids import derive_id, key_id, new_id, refund_attempt_id, refund_part_id
 from ledger.postings import Posting, PostingKind
 from schemas.commands import ReleaseHold, SubmitRefund
 from schemas.disputes import DisputeOpened, DisputeResolved, RefundRequested
@@ -415,7 +415,7 @@ def _refund_row(
         reason=decision.reason if isinstance(decision, Refused) else None,
         amount_minor=sum(part.amount for part in asked),
         currency=order.currency if order else None,
-        end_to_end_id=None if refused else refund_key.hex,
+        end_to_end_id=None if refused else refund_attempt_id(refund_key, 0),
         requested_at=step.now,
         touched_at=step.now,
     )

@@ -12,7 +12,7 @@ from sqlalchemy import Row, text
 
 from infra.postgres.step import Step
 from infra.rabbitmq.topology import PAYOUT_BANK
-from ledger.ids import attempt_suffix, derive_id, refund_part_id
+from ledger.ids import attempt_suffix, derive_id, refund_attempt_id, refund_part_id
 from ledger.postings import Posting, PostingKind
 from schemas.commands import SubmitRefund
 from schemas.outgoing import RefundSettled
@@ -116,7 +116,7 @@ def _lock_failed(step: Step, shop_id: str, origin: str, refund_id: str) -> Row[t
 
 def _begin_attempt(step: Step, refund: Row[tuple[object, ...]], state: str) -> Remedied:
     attempt = refund.attempt + 1
-    end_to_end_id = derive_id(f"refund_attempt{attempt_suffix(attempt)}", refund.refund_key).hex
+    end_to_end_id = refund_attempt_id(refund.refund_key, attempt)
     step.connection.execute(
         text("""
             UPDATE refunds
