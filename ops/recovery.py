@@ -89,8 +89,8 @@ def compare_transfers(known: Sequence[KnownTransfer], listed: Sequence[ListedTra
                     What.UNKNOWN_TO_US,
                     transfer.end_to_end_id,
                     f"{transfer.amount_minor} {transfer.currency}, {transfer.word} at the bank",
-                    "have its shop publish that withdrawal or refund again (it told the shop this id); it"
-                    " is not paid again. Where nobody does: `holdfast claim add` takes it from the seller",
+                    "have its shop publish that withdrawal or refund again (it was told this id); it is not"
+                    " paid again. Where nobody does: `holdfast recover adopt`",
                 )
         elif mine.state == "rejected":
             # A refusal need not know the currency.
@@ -99,8 +99,8 @@ def compare_transfers(known: Sequence[KnownTransfer], listed: Sequence[ListedTra
                     What.PAID_THOUGH_REFUSED,
                     transfer.end_to_end_id,
                     f"{transfer.amount_minor} {transfer.currency}, refused here, {transfer.word} at the bank",
-                    "it was said again too early, and a refusal is final: `holdfast claim add` takes it from"
-                    " the seller",
+                    "it was said again too early, and a refusal is final: `holdfast recover adopt payout`;"
+                    " a refund, of which nothing is held any more: `holdfast claim add`",
                 )
         elif (mine.amount_minor, mine.currency) != (transfer.amount_minor, transfer.currency):
             yield Decision(

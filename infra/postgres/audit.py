@@ -396,7 +396,9 @@ _EFFECTS_COME_FROM_EVENTS = """
     LEFT JOIN inbox AS i ON (i.source, i.event_id) = ('/shops/' || p.shop_id, p.event_id)
     UNION ALL
     SELECT 'withdrawal ' || w.shop_id || '/' || w.withdrawal_id,
-           (i.type, i.content_hash) IS DISTINCT FROM ('withdrawal.requested', w.content_hash)
+           -- One that was adopted was said by an operator, which has a check of its own.
+           w.adopted_at IS NULL
+           AND (i.type, i.content_hash) IS DISTINCT FROM ('withdrawal.requested', w.content_hash)
     FROM withdrawals AS w
     LEFT JOIN inbox AS i ON (i.source, i.event_id) = ('/shops/' || w.shop_id, w.event_id)
     UNION ALL
@@ -409,6 +411,9 @@ _EFFECTS_COME_FROM_EVENTS = """
            (i.type, i.content_hash) IS DISTINCT FROM (
                CASE r.origin WHEN 'dispute' THEN 'dispute.resolved' ELSE 'refund.requested' END,
                r.content_hash)
+           AND NOT EXISTS (SELECT FROM operator_actions AS o
+                           WHERE o.action = 'refund_adopted'
+                             AND o.details ->> 'refund_key' = r.refund_key::text)
     FROM refunds AS r
     LEFT JOIN inbox AS i ON (i.source, i.event_id) = ('/shops/' || r.shop_id, r.event_id)
 """
@@ -481,8 +486,8 @@ _WITHDRAWALS_HAD_ONE_PASSWORD = f"""
                reserved.amount_minor IS DISTINCT FROM w.amount_minor
                OR (reserved.shop_id, reserved.seller_id, reserved.currency)
                   IS DISTINCT FROM (w.shop_id, w.seller_id, w.currency)
-               OR coalesce(checked.accepted, 0) <> 1
-               OR checked.others <> 0
+               -- One that was adopted is an operator's word; that has a check of its own.
+               OR (w.adopted_at IS NULL AND (coalesce(checked.accepted, 0) <> 1 OR checked.others <> 0))
            ELSE reserved.posting_id IS NOT NULL
            END AS broken
     FROM withdrawals AS w
@@ -498,6 +503,25 @@ _WITHDRAWALS_HAD_ONE_PASSWORD = f"""
         WHERE a.purpose = 'withdrawal'
         GROUP BY a.payout_id
     ) AS checked ON checked.payout_id = w.payout_id
+"""
+
+# Only what was not withdrawable is owed, and only while the bank has kept the money.
+_ADOPTIONS_ARE_ON_RECORD = f"""
+    SELECT coalesce(w.shop_id || '/' || w.withdrawal_id, booked.cause_id::text) AS example,
+           w.adopted_at IS NULL OR t.payout_id IS NULL OR t.state = 'ready'
+           OR NOT EXISTS (SELECT FROM operator_actions AS o
+                          WHERE o.action = 'payout_adopted' AND o.details ->> 'payout_id' = w.payout_id::text)
+           OR coalesce(booked.advanced, 0) > w.amount_minor
+           OR coalesce(booked.repaid, 0) > coalesce(booked.advanced, 0)
+           OR (booked.repaid IS NOT NULL AND t.state NOT IN ('failed', 'returned')) AS broken
+    FROM (SELECT * FROM withdrawals WHERE adopted_at IS NOT NULL) AS w
+    LEFT JOIN transfers AS t ON t.payout_id = w.payout_id
+    FULL JOIN (
+        SELECT cause_id, sum(amount_minor) FILTER (WHERE kind = '{PostingKind.PAYOUT_ADVANCED}') AS advanced,
+               sum(amount_minor) FILTER (WHERE kind = '{PostingKind.ADVANCE_REPAID}') AS repaid
+        FROM postings WHERE kind IN ('{PostingKind.PAYOUT_ADVANCED}', '{PostingKind.ADVANCE_REPAID}')
+        GROUP BY cause_id
+    ) AS booked ON booked.cause_id = w.payout_id
 """
 
 _CANCELLED_MONEY_IS_BACK = f"""
@@ -692,6 +716,7 @@ _CLAIMS_ADD_UP = f"""
 # --- what was said --------------------------------------------------------------------------------
 
 _WITHDRAWAL_ANSWER: Final = _key_id("withdrawal_answer", "shop_id", "withdrawal_id")
+_WITHDRAWAL_ANSWER_OF_W: Final = _key_id("withdrawal_answer", "w.shop_id", "w.withdrawal_id")
 
 _EVERY_FACT_HAS_ITS_EVENT = f"""
     WITH facts AS (
@@ -707,7 +732,14 @@ _EVERY_FACT_HAS_ITS_EVENT = f"""
         FROM holds WHERE state = 'released'
         UNION ALL
         SELECT shop_id, {_WITHDRAWAL_ANSWER}, 'withdrawal.' || state
-        FROM withdrawals WHERE state IN ('accepted', 'rejected')
+        FROM withdrawals WHERE state IN ('accepted', 'rejected') AND adopted_at IS NULL
+        UNION ALL
+        -- Adopted after a refusal that was told: that stays, and the other is told beside it.
+        SELECT w.shop_id, CASE WHEN told.type = 'withdrawal.rejected'
+                               THEN {_derived_id("'withdrawal_adopted'", "told.event_id")}
+                               ELSE {_WITHDRAWAL_ANSWER_OF_W} END, 'withdrawal.accepted'
+        FROM withdrawals AS w LEFT JOIN events AS told ON told.event_id = {_WITHDRAWAL_ANSWER_OF_W}
+        WHERE w.adopted_at IS NOT NULL
         UNION ALL
         SELECT shop_id,
                {_derived_id("'withdrawal_pending:' || pending_reason", _WITHDRAWAL_ANSWER)},
@@ -1033,6 +1065,12 @@ CHECKS: Final[tuple[Check, ...]] = (
         "passwords_changed_rightly",
         "no password was replaced without the old one or the word of two names",
         _PASSWORDS_CHANGED_RIGHTLY,
+    ),
+    Check(
+        7,
+        "adoptions_are_on_record",
+        "what was taken into the books after a restore, an operator took, and the bank was asked about it",
+        _ADOPTIONS_ARE_ON_RECORD,
     ),
     Check(
         7,

@@ -76,6 +76,7 @@ GRANTS: Final[Mapping[str, Mapping[str, str]]] = {
         "refund_parts": "r",
         "payments": "r",
         "bank_cursors": "riu",
+        "receivables": "ru",
     },
     "relay": {
         **_ALL_WORKERS,

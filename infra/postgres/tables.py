@@ -633,6 +633,8 @@ withdrawals = Table(
     Column("pending_reason", Text, nullable=True),
     Column("over_limit", Text, nullable=True),
     _moment("pending_until", nullable=True),
+    # Taken back into the books on an operator's word, because the bank has paid it: without a password.
+    _moment("adopted_at", nullable=True),
     CheckConstraint("state IN ('checking', 'pending', 'accepted', 'rejected')", name="state"),
     CheckConstraint("(state = 'rejected') = (reason IS NOT NULL)", name="reason"),
     CheckConstraint("amount_minor BETWEEN 1 AND 1000000000000000", name="amount"),

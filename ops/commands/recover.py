@@ -6,9 +6,10 @@ from dataclasses import asdict
 import typer
 from sqlalchemy import Connection
 
-from infra.settings import Settings
+from ops.bank_transfers import list_transfers
+from ops.commands import adopt
 from ops.environment import Environment, Need
-from ops.failures import NO, BadUsage, CommandFailed
+from ops.failures import NO
 from ops.options import JsonOption, OperatorOption, RequiredReasonOption
 from ops.output import print_json, print_table, say
 from ops.recovery import (
@@ -20,12 +21,9 @@ from ops.recovery import (
 )
 from ops.store import recovery as store
 from ops.store.actions import Action, record_actions
-from workers.payout.bank import BankUnavailable, HttpBank
-from workers.payout.transfers import ListedTransfer
 
 app = typer.Typer(help="After the database was restored to an earlier moment.", no_args_is_help=True)
-
-_PAGE = 500
+app.add_typer(adopt.app, name="adopt")
 
 
 @app.command("report")
@@ -37,7 +35,7 @@ def report(*, json: JsonOption = False) -> None:
     """
     environment = Environment(Need.DATABASE)
     # The bank first: what it has, we knew before it did, so none of it can be missing here by mistake.
-    listed = _all_transfers(environment.settings)
+    listed = list_transfers(environment.settings)
     with environment.reading() as connection:
         known = store.find_known_transfers(connection)
         others = list(_other_decisions(connection))
@@ -46,7 +44,7 @@ def report(*, json: JsonOption = False) -> None:
     if any(map(may_be_old, decisions)):
         # Work goes on meanwhile, and what we have as ended, the bank has ended by now.
         now = {
-            decision.subject for decision in compare_transfers(known, _all_transfers(environment.settings))
+            decision.subject for decision in compare_transfers(known, list_transfers(environment.settings))
         }
         decisions = [one for one in decisions if not may_be_old(one) or one.subject in now]
     if json:
@@ -92,18 +90,3 @@ def _other_decisions(connection: Connection) -> Iterator[Decision]:
     if store.belongs_to_another_server(connection):
         yield dump_of_another_server()
     yield from credits_without_orders(store.find_open_credits(connection))
-
-
-def _all_transfers(settings: Settings) -> list[ListedTransfer]:
-    if settings.bank_url is None:
-        raise BadUsage("set HOLDFAST_BANK_URL: only the bank knows what it was told")
-    bank = HttpBank(str(settings.bank_url), timeout_s=settings.bank_timeout_seconds)
-    listed: list[ListedTransfer] = []
-    try:
-        while page := bank.transfers_after(listed[-1].position if listed else 0, _PAGE):
-            listed += page
-    except BankUnavailable as error:
-        raise CommandFailed(f"{error}: start the bank's connector, or mend HOLDFAST_BANK_URL") from error
-    finally:
-        bank.close()
-    return listed

@@ -17,7 +17,7 @@ from ledger.ids import attempt_suffix, derive_id, key_id, refund_part_id
 from ledger.money import format_minor
 from ledger.postings import PostingKind
 from schemas.currencies import CURRENCY_DIGITS
-from workers.payout.handlers.withdrawals import pending_event_ids, withdrawal_answer_id
+from workers.payout.handlers.withdrawals import other_event_ids, withdrawal_answer_id
 
 Row = dict[str, Any]
 
@@ -222,7 +222,7 @@ def find_withdrawal(connection: Connection, shop_id: str, withdrawal_id: str) ->
         """
         SELECT w.payout_id, w.withdrawal_id, w.event_id, w.seller_id, w.state, w.reason, w.amount_minor,
                w.currency, w.destination_id, d.masked AS destination, w.requested_at, w.reserved_at,
-               w.pending_reason, w.over_limit, w.pending_until, w.decided_at
+               w.pending_reason, w.over_limit, w.pending_until, w.decided_at, w.adopted_at
         FROM withdrawals AS w
         LEFT JOIN destinations AS d ON (d.shop_id, d.seller_id, d.destination_id)
                                      = (w.shop_id, w.seller_id, w.destination_id)
@@ -258,7 +258,7 @@ def find_withdrawal(connection: Connection, shop_id: str, withdrawal_id: str) ->
         {"ids": payout_ids},
     )
     answer_id = withdrawal_answer_id(shop_id, withdrawal_id)
-    event_ids = [answer_id, *pending_event_ids(answer_id)] + [
+    event_ids = [answer_id, *other_event_ids(answer_id)] + [
         derive_id(f"payout.{word}", payout_id)
         for word in ("submitted", "settled", "failed", "returned")
         for payout_id in payout_ids
@@ -496,6 +496,7 @@ _CHANGES: dict[str, tuple[tuple[str, str], ...]] = {
         ("requested_at", "withdrawal requested"),
         ("reserved_at", "money set aside"),
         ("decided_at", "withdrawal {state}"),
+        ("adopted_at", "taken back into the books after a restore"),
     ),
     "withdrawal_reviews": (
         ("proposed_at", "{proposed_by} proposed to {verdict}"),

@@ -86,4 +86,4 @@ class MoodyBank:
     def sends_back(self, end_to_end_id: str) -> None:
         """A transfer that had settled comes back."""
         self.words[end_to_end_id] = BankWord.RETURNED
-        self.returned.append(ReturnedTransfer(len(self.returned) + 1, end_to_end_id, "AC04"))
+        self.returned.append(ReturnedTransfer(next(_positions), end_to_end_id, "AC04"))

@@ -130,8 +130,8 @@ _CHECKS = {
     """,
     "money is reserved only for what an accepted password asked for": """
         SELECT p.posting_id FROM postings AS p WHERE p.kind = 'payout_reserved' AND 1 <> (
-            SELECT count(*) FROM withdrawals AS w JOIN password_attempts AS a USING (payout_id)
-            WHERE w.payout_id = p.cause_id AND a.state = 'accepted'
+            SELECT count(*) FROM withdrawals AS w LEFT JOIN password_attempts AS a USING (payout_id)
+            WHERE w.payout_id = p.cause_id AND (a.state = 'accepted' OR w.adopted_at IS NOT NULL)
               AND (w.state IN ('accepted', 'pending') OR w.pending_reason IS NOT NULL)
               AND (w.shop_id, w.seller_id, w.currency, w.amount_minor)
                 = (p.shop_id, p.seller_id, p.currency, p.amount_minor)

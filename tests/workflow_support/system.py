@@ -270,6 +270,16 @@ class System:
         assert exit_code == 0, f"holdfast {' '.join(arguments)}: {said}"
         return said
 
+    def holdfast_of_the_owner(self, *commands: tuple[str, ...]) -> None:
+        """Run commands with all rights in the database, as `migrate` and `recover` need them."""
+        terminal = Terminal(self.environment)
+        try:
+            for arguments in commands:
+                exit_code, said = terminal.run(arguments)
+                assert exit_code == 0, f"holdfast {' '.join(arguments)}: {said}"
+        finally:
+            terminal.close()
+
 
 # `holdfast` takes a second to start; typed into one terminal, many commands share that.
 _TERMINAL = """

@@ -12,7 +12,8 @@ import structlog
 from sqlalchemy import Connection, text
 
 from infra.postgres.bulk import insert_rows
-from infra.postgres.ledger_store import SellerCurrency, key_arrays, lock_available
+from infra.postgres.debts import ensure_debts, lock_debts, write_debts
+from infra.postgres.ledger_store import SellerCurrency, lock_available
 from infra.postgres.step import Step, Steps
 from infra.postgres.tables import claims as claims_table
 from ledger.accounts import NO_SELLER
@@ -74,7 +75,7 @@ def settle_claims(steps: Steps, commands: Sequence[SettleClaims]) -> None:
         obsolete = _find_obsolete(step.connection, payment_ids)
         keys = sorted({claim.key for claim in unclaimed} | {claim.key for claim in obsolete})
         # All at once and before either half, so that two of these cannot deadlock.
-        _ensure_debts(step.connection, keys)
+        ensure_debts(step.connection, keys)
         lock_debts(step.connection, keys)
         lock_available(step.connection, keys)
         made = make_claims(step, unclaimed)
@@ -95,7 +96,7 @@ def make_claims(step: Step, claims: Sequence[Claim]) -> int:
     if not new:
         return 0
     keys = sorted({claim.key for claim in new})
-    _ensure_debts(step.connection, keys)
+    ensure_debts(step.connection, keys)
     debts = lock_debts(step.connection, keys)
     available = lock_available(step.connection, keys)
     rows: list[dict[str, object]] = []
@@ -117,7 +118,7 @@ def make_claims(step: Step, claims: Sequence[Claim]) -> int:
         if claim.fee_minor:
             step.post([_fee_returned(claim)])
     insert_rows(step.connection, claims_table, rows)
-    _write_debts(step.connection, debts)
+    write_debts(step.connection, debts)
     return len(new)
 
 
@@ -144,24 +145,7 @@ def pay_off_debts(step: Step, releases: Sequence[Release]) -> None:
                     )
                 ]
             )
-    _write_debts(step.connection, debts)
-
-
-def lock_debts(connection: Connection, keys: Sequence[SellerCurrency]) -> dict[SellerCurrency, int]:
-    """Lock and read what sellers owe, in key order; one who owes nothing has no row."""
-    found = connection.execute(
-        text("""
-            SELECT shop_id, seller_id, currency, owed_minor FROM receivables
-            WHERE (shop_id, seller_id, currency) IN (
-                SELECT * FROM unnest(
-                    CAST(:shops AS text[]), CAST(:sellers AS text[]), CAST(:currencies AS text[])
-                )
-            )
-            ORDER BY shop_id, seller_id, currency FOR UPDATE
-        """),
-        key_arrays(keys),
-    )
-    return {SellerCurrency(row.shop_id, row.seller_id, row.currency): int(row.owed_minor) for row in found}
+    write_debts(step.connection, debts)
 
 
 def _return_claims(step: Step, claims: Sequence[StandingClaim]) -> None:
@@ -194,7 +178,7 @@ def _return_claims(step: Step, claims: Sequence[StandingClaim]) -> None:
                     )
                 ]
             )
-    _write_debts(step.connection, debts)
+    write_debts(step.connection, debts)
     step.connection.execute(
         text("UPDATE claims SET returned_at = :now WHERE claim_id = ANY(CAST(:ids AS uuid[]))"),
         {"ids": [claim.claim_id for claim in claims], "now": step.now},
@@ -279,32 +263,6 @@ def _without_known(connection: Connection, claims: Sequence[Claim]) -> list[Clai
         )
     }
     return [claim for claim in claims if claim.claim_id not in known]
-
-
-def _ensure_debts(connection: Connection, keys: Sequence[SellerCurrency]) -> None:
-    connection.execute(
-        text("""
-            INSERT INTO receivables (shop_id, seller_id, currency, owed_minor)
-            SELECT shop_id, seller_id, currency, 0 FROM unnest(
-                CAST(:shops AS text[]), CAST(:sellers AS text[]), CAST(:currencies AS text[])
-            ) AS given(shop_id, seller_id, currency)
-            ORDER BY shop_id, seller_id, currency ON CONFLICT DO NOTHING
-        """),
-        key_arrays(keys),
-    )
-
-
-def _write_debts(connection: Connection, debts: dict[SellerCurrency, int]) -> None:
-    connection.execute(
-        text("""
-            UPDATE receivables SET owed_minor = given.owed
-            FROM unnest(CAST(:shops AS text[]), CAST(:sellers AS text[]), CAST(:currencies AS text[]),
-                        CAST(:owed AS numeric[])) AS given(shop_id, seller_id, currency, owed)
-            WHERE (receivables.shop_id, receivables.seller_id, receivables.currency)
-                = (given.shop_id, given.seller_id, given.currency)
-        """),
-        {**key_arrays(list(debts)), "owed": list(debts.values())},
-    )
 
 
 def _row(step: Step, claim: Claim, taken: int) -> dict[str, object]:

@@ -61,7 +61,7 @@ def receive_recourse(steps: Steps, events: Sequence[InboundEvent]) -> None:
     with steps.begin("receive_recourse") as step:
         for round_ in in_rounds(events, _keys):
             fresh = take_in(step, round_, answer_id=_answer_id, rejection=_rejection)
-            _receive_round(step, fresh)
+            receive_round(step, fresh)
 
 
 def _keys(event: InboundEvent) -> tuple[object, ...]:
@@ -75,6 +75,15 @@ def _keys(event: InboundEvent) -> tuple[object, ...]:
     if isinstance(data, RefundRequested):
         keys.append(("refund", event.sender_id, data.refund_id))
     return tuple(keys)
+
+
+def refund_key_of(shop_id: str, origin: str, refund_id: str) -> UUID:
+    """
+    Compute, as a payout's id is, the key of a refund.
+
+    A database that forgot it asks the bank under the same id again.
+    """
+    return key_id("refund", shop_id, origin, refund_id)
 
 
 def _answer_id(event: InboundEvent) -> UUID:
@@ -123,7 +132,8 @@ class _Desk:
         self.changed[hold.hold_id] = hold
 
 
-def _receive_round(step: Step, events: Sequence[InboundEvent]) -> None:
+def receive_round(step: Step, events: Sequence[InboundEvent]) -> None:
+    """Book events that are new and valid, no two of which share a key, in the caller's step."""
     if not events:
         return
     desk = _lock(step, events)
@@ -396,8 +406,7 @@ def _refund_row(
     origin: str,
     refund_id: str,
 ) -> store.NewRefund:
-    # Computed, as a payout's id is: a database that forgot it asks the bank under the same id again.
-    refund_key = key_id("refund", event.sender_id, origin, refund_id)
+    refund_key = refund_key_of(event.sender_id, origin, refund_id)
     data = event.data
     asked = data.refunds if isinstance(data, RefundRequested | DisputeResolved) else ()
     refused = isinstance(decision, Refused)

@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from infra.postgres.bulk import insert_rows
+from infra.postgres.ledger_store import SellerCurrency
 from infra.postgres.tables import destinations, password_attempts, sellers, transfers, withdrawals
 from workers.payout.decisions import Count, Purpose, Source, TransferState
 
@@ -105,6 +106,10 @@ class Transfer:
     currency: str
     destination_id: str
     details_encrypted: bytes
+
+    @property
+    def balance_key(self) -> SellerCurrency:
+        return SellerCurrency(self.shop_id, self.seller_id, self.currency)
 
 
 def find_sellers(connection: Connection, keys: Iterable[SellerKey]) -> dict[SellerKey, Seller]:

@@ -27,7 +27,9 @@ from infra.postgres.chain import chain_postings
 from infra.postgres.ledger_store import seal_postings
 from infra.postgres.outbox import CommandRow
 from infra.security.destinations import destination_context
+from ops.store.actions import Action, record_actions
 from ops.store.password_resets import find_reset, open_reset, propose_reset
+from workers.payout.adoptions import LostPayout, adopt_payout
 from workers.payout.decisions import Proposal, Source, Verdict
 from workers.payout.handlers.withdrawals import carry_out_approval, carry_out_rejection
 from workers.payout.shop_payouts import ShopPayout, carry_out_shop_payout, propose_shop_payout
@@ -165,6 +167,24 @@ def _money_of_the_shops_own(engine: Engine, shop: str) -> None:
     desk.close()
 
 
+def _what_a_restore_had_forgotten(engine: Engine, shop: str) -> None:
+    """One payout that the bank has kept, and one that came back; both advanced in part."""
+    bank = ScriptedBank(find=[SETTLED])
+    desk = Desk(engine, bank=bank)
+    platform = desk.platform(shop)
+    for withdrawal in ("kept", "came back"):
+        seller = desk.a_seller(platform, available=1_000)
+        lost = LostPayout(shop, withdrawal, "e", seller, "d-1", 4_000, "CNY")
+        with desk.steps.begin("adopt_transfer") as step:
+            adopt_payout(step, lost)
+            details = {"payout_id": lost.payout_id}
+            record_actions(step.connection, [Action("ada", "payout_adopted", withdrawal, "", details)])
+        desk.run()
+    bank.sends_back(lost.payout_id.hex)
+    desk.collect_returns()
+    desk.close()
+
+
 @pytest.fixture(scope="module")
 def history(engine: Engine) -> Iterator[Engine]:
     """Return a database in which everything that the audit judges has happened."""
@@ -178,6 +198,7 @@ def history(engine: Engine) -> Iterator[Engine]:
     _withdrawals(engine, shop)
     _passwords_that_change(desk, desk.platform(shop))
     _money_of_the_shops_own(engine, shop)
+    _what_a_restore_had_forgotten(engine, shop)
     with engine.begin() as connection:
         assert seal_postings(connection) > 0
     with engine.begin() as connection:
@@ -256,6 +277,7 @@ _SABOTAGE = {
         UPDATE withdrawals SET pending_until = clock_timestamp() - interval '1 hour' WHERE state = 'pending'
     """,
     "passwords_changed_rightly": "DELETE FROM password_resets",
+    "adoptions_are_on_record": "DELETE FROM operator_actions WHERE action = 'payout_adopted'",
     "shop_payouts_had_two_names": "UPDATE shop_payouts SET amount_minor = amount_minor + 1",
     "one_instruction_per_withdrawal": "DELETE FROM transfers",
     "payouts_follow_the_bank": "UPDATE transfers SET state = 'failed' WHERE state = 'settled'",

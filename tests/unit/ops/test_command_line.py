@@ -24,6 +24,7 @@ def _unreachable_services(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Settings that are valid but lead nowhere."""
     monkeypatch.setenv("HOLDFAST_DATABASE_URL", f"postgresql://holdfast:db-secret@{_NOWHERE}/holdfast")
     monkeypatch.setenv("HOLDFAST_BROKER_URL", f"amqp://holdfast:mq-secret@{_NOWHERE}/")
+    monkeypatch.setenv("HOLDFAST_BANK_URL", f"http://{_NOWHERE}")
     monkeypatch.setenv("HOLDFAST_ENCRYPTION_KEY", base64.b64encode(bytes(32)).decode())
 
 
@@ -96,6 +97,8 @@ def test_bad_usage_is_exit_2_and_one_line(run: Run, arguments: tuple[str, ...]) 
 
 _TWO_NAMES = {
     "claim add": ("--shop=acme", "--seller=s-1", "--amount=1", "--currency=EUR"),
+    "recover adopt payout": ("--shop=acme", "--withdrawal=w-1", "--seller=s-1", "--destination=d-1"),
+    "recover adopt refund": ("--shop=acme", "--refund=r-1", "--order=o-1", "--part=s-1=1"),
     "refund retry": ("--shop=acme", "--refund=r-1"),
     "refund settle": ("--shop=acme", "--refund=r-1"),
     "suspense assign": ("bank", "line-1", "--shop=acme", "--order=o-1"),
@@ -126,7 +129,7 @@ def test_one_person_is_not_two_however_the_name_is_written(run: Run, command: st
     exit_code, out, err = run(*arguments, f"--second-operator={second}")
     assert (exit_code, out, err.count("\n")) == (2, "", 1)
     assert "--second-operator" in err
-    assert run(*arguments, "--second-operator=Hannah")[0] == 1, "two people get as far as the database"
+    assert run(*arguments, "--second-operator=Hannah")[0] == 1, "two people get as far as what is away"
 
 
 @pytest.mark.parametrize("name", ["", " ", "\u200b"])

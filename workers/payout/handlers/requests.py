@@ -17,7 +17,7 @@ from schemas.withdrawal_requested import WithdrawalRequested
 from workers.intake import refuse_conflicts, take_in
 from workers.payout import store
 from workers.payout.decisions import Proceed, Purpose, Refused, decide_request, is_locked
-from workers.payout.handlers.withdrawals import pending_event_ids, withdrawal_answer_id
+from workers.payout.handlers.withdrawals import other_event_ids, payout_id_of, withdrawal_answer_id
 from workers.payout.sealed_requests import check_sealed
 from workers.rounds import in_rounds
 
@@ -35,7 +35,7 @@ def receive_withdrawals(
                 round_,
                 answer_id=_withdrawal_answer,
                 rejection=_withdrawal_rejection,
-                told_before=pending_event_ids,
+                told_before=other_event_ids,
             )
             _book_withdrawals(step, fresh, opener)
 
@@ -128,7 +128,7 @@ def _answer_left_out(step: Step, left_out: Sequence[tuple[InboundEvent, store.Ne
     known = store.find_contents(step.connection, ((r.shop_id, r.withdrawal_id) for _, r in left_out))
     same = [e for e, r in left_out if known[r.shop_id, r.withdrawal_id] == r.content_hash]
     for answer_id in map(_withdrawal_answer, same):
-        step.emit_again([*pending_event_ids(answer_id), answer_id])
+        step.emit_again([*other_event_ids(answer_id), answer_id])
     others = [e for e, r in left_out if known[r.shop_id, r.withdrawal_id] != r.content_hash]
     refuse_conflicts(step, others, _withdrawal_rejection)
 
@@ -161,9 +161,7 @@ def _withdrawal_row(step: Step, event: InboundEvent, decision: Refused | Proceed
     request = _withdrawal(event)
     reason = decision.reason if isinstance(decision, Refused) else None
     return store.NewWithdrawal(
-        # Computed, not drawn: where a restored database has forgotten a withdrawal and its event comes
-        # again, the bank hears of it under the id that it knows, and pays nothing twice.
-        payout_id=key_id("payout", event.sender_id, request.withdrawal_id),
+        payout_id=payout_id_of(event.sender_id, request.withdrawal_id),
         shop_id=event.sender_id,
         withdrawal_id=request.withdrawal_id,
         event_id=event.envelope.id,

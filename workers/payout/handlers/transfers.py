@@ -26,6 +26,7 @@ from ledger.postings import Posting, PostingKind
 from schemas.commands import CheckTransfer, CollectReturns, SubmitTransfer
 from schemas.outgoing import OUTGOING
 from workers.payout import store
+from workers.payout.advances import repay_advances
 from workers.payout.bank import Bank, BankUnavailable
 from workers.payout.decisions import (
     OPEN_STATES,
@@ -55,6 +56,8 @@ _RESULTS = {
     PostingKind.PAYOUT_FAILED: "failed",
     PostingKind.PAYOUT_RETURNED: "returned",
 }
+# Its money is the seller's again.
+_BACK = frozenset({TransferState.FAILED, TransferState.RETURNED})
 begin_at_zero(PAYOUTS, _RESULTS.values())
 
 
@@ -231,6 +234,7 @@ def _book(step: Step, answers: dict[UUID, TransferAnswer]) -> tuple[list[UUID], 
     changes: list[tuple[UUID, TransferState, str | None]] = []
     still_open: list[UUID] = []
     ended: list[PostingKind] = []
+    back: list[store.Transfer] = []
     for transfer in store.lock_transfers(step.connection, answers):
         answer = answers[transfer.payout_id]
         change = decide_transfer(transfer.state, answer)
@@ -239,10 +243,14 @@ def _book(step: Step, answers: dict[UUID, TransferAnswer]) -> tuple[list[UUID], 
             changes.append((transfer.payout_id, change.state, answer.reason))
             ended += change.postings
             _follow(step, transfer, change, answer)
+            if transfer.source is Source.SELLER and change.state in _BACK:
+                back.append(transfer)
         if state in OPEN_STATES:
             still_open.append(transfer.payout_id)
     if changes:
         store.mark_transfers(step.connection, changes, now=step.now)
+    if back:
+        repay_advances(step, back)
     return still_open, ended
 
 

@@ -43,13 +43,29 @@ def withdrawal_answer_id(shop_id: str, withdrawal_id: str) -> UUID:
     return key_id("withdrawal_answer", shop_id, withdrawal_id)
 
 
-def pending_event_ids(answer_id: UUID) -> list[UUID]:
-    """Return the ids of what may have been told before that answer."""
-    return [_pending_event_id(answer_id, reason) for reason in _PENDING_REASONS]
+def other_event_ids(answer_id: UUID) -> list[UUID]:
+    """Return the ids of what may have been told besides that answer."""
+    pending = [_pending_event_id(answer_id, reason) for reason in _PENDING_REASONS]
+    return [*pending, adoption_event_id(answer_id)]
+
+
+def adoption_event_id(answer_id: UUID) -> UUID:
+    """Return the id of what is told where the answer was a refusal and the bank had paid all the same."""
+    return derive_id("withdrawal_adopted", answer_id)
 
 
 def _pending_event_id(answer_id: UUID, reason: Reason) -> UUID:
     return derive_id(f"withdrawal_pending:{reason}", answer_id)
+
+
+def payout_id_of(shop_id: str, withdrawal_id: str) -> UUID:
+    """
+    Compute, not draw, the id of a payout.
+
+    Where a restored database has forgotten a withdrawal and its event comes again, the bank hears of it
+    under the id that it knows, and pays nothing twice.
+    """
+    return key_id("payout", shop_id, withdrawal_id)
 
 
 def end_to_end_id_of(payout_id: UUID) -> str:
