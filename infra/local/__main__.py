@@ -3,6 +3,8 @@
 import argparse
 import sys
 import time
+import urllib.error
+import urllib.request
 
 from infra.local.errors import LocalServiceError
 from infra.local.installation import (
@@ -12,6 +14,9 @@ from infra.local.installation import (
     process_states,
     stop_abandoned_runs,
 )
+from infra.local.supervise import ProcessState
+
+_ANSWER_SECONDS = 2.0
 
 
 def _up() -> None:
@@ -36,8 +41,24 @@ def _status() -> None:
     folders = Installation().folders
     ports = metrics_ports(folders)
     for name, (state, crashes) in process_states(folders).items():
-        at = f"  http://127.0.0.1:{ports[name]}/metrics" if name in ports else ""
-        _say(f"{name:12} {state}{f', {crashes} crashes in a row' if crashes else ''}{at}")
+        shown = f"{state}, {crashes} crashes in a row" if crashes else str(state)
+        if name not in ports:
+            _say(f"{name:12} {shown}")
+            continue
+        if state is ProcessState.READY and (problem := _unhealthy(ports[name])):
+            shown = f"{shown}, but {problem}"
+        _say(f"{name:12} {shown}  http://127.0.0.1:{ports[name]}/metrics")
+
+
+def _unhealthy(port: int) -> str | None:
+    """Ask a process that runs how it is; None if it is well."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=_ANSWER_SECONDS):
+            return None
+    except urllib.error.HTTPError as error:
+        return error.read(200).decode(errors="replace").strip()
+    except OSError:
+        return "does not answer"
 
 
 def _say(line: str) -> None:

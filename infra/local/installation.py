@@ -424,12 +424,12 @@ def process_states(folders: Folders) -> dict[str, tuple[ProcessState, int]]:
 
 
 def metrics_ports(folders: Folders) -> dict[str, int]:
-    """Return the port at which each supervised process serves health and metrics."""
+    """Return the port at which each supervised process serves health and metrics; the bank serves none."""
     processes = read_json_object(folders.state).get("processes")
     ports = {}
     for name, facts in processes.items() if isinstance(processes, dict) else ():
         match facts:
-            case {"metrics_port": int(port)}:
+            case {"metrics_port": int(port)} if name.partition(".")[0] != _BANK_PROCESS:
                 ports[name] = port
     return ports
 

@@ -293,7 +293,14 @@ def _registered_shops() -> list[str]:
 def _topology(verdict: Verdict) -> Diagnosis:
     if not verdict.ok:
         detail = "; ".join(f"{finding.drift} {finding.name}" for finding in verdict.findings)
-        return Diagnosis("topology", False, detail, "run `holdfast topology apply`, then `topology verify`")
+        # What is missing can be declared; what differs or is not ours, only people may delete.
+        only_missing = all(str(finding.drift).startswith("missing_") for finding in verdict.findings)
+        remedy = (
+            "run `holdfast topology apply`, then `topology verify`"
+            if only_missing
+            else "`holdfast topology verify` says what to do about each"
+        )
+        return Diagnosis("topology", False, detail, remedy)
     if verdict.not_checked:
         detail = f"as this version needs it; not checked: {'; not checked: '.join(verdict.not_checked)}"
         return Diagnosis("topology", True, detail)

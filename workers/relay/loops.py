@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -12,7 +13,10 @@ from infra.postgres.ledger_store import seal_postings
 from infra.postgres.outbox import delete_published, lease_unpublished
 from infra.postgres.quarantine_bounds import delete_discarded
 from infra.postgres.trace_contexts import forget_traces
+from infra.rabbitmq.availability import Availability
+from infra.rabbitmq.messages import Failure
 from infra.rabbitmq.queue_depth import QueueDepth
+from workers.failures import classify_failure
 from workers.process import WorkerProcess
 from workers.relay.chain import extend_chain, sign_and_export_head
 from workers.relay.sweep import ask_for_returns, report_what_waits_for_people, sweep
@@ -86,7 +90,12 @@ def build_loops(process: WorkerProcess, stopping: threading.Event) -> Sequence[t
         ("tidy", tidy, _TIDY_SECONDS),
     ]
     return [
-        threading.Thread(target=_repeat, args=(name, act, pause, stopping), name=name, daemon=True)
+        threading.Thread(
+            target=repeat,
+            args=(name, act, pause, stopping, process.broker.availability),
+            name=name,
+            daemon=True,
+        )
         for name, act, pause in plan
     ]
 
@@ -105,21 +114,36 @@ def publish_left_over(process: WorkerProcess) -> int:
     return published
 
 
-def _repeat(name: str, act: Callable[[], bool], pause_seconds: float, stopping: threading.Event) -> None:
-    """Act, at once again while there is more to do; log an outage when it starts and when it ends."""
+def repeat(
+    name: str,
+    act: Callable[[], bool],
+    pause_seconds: float,
+    stopping: threading.Event,
+    availability: Availability,
+) -> None:
+    """
+    Act, at once again while there is more to do; log an outage when it starts and when it ends.
+
+    A database that is away closes the process meanwhile. Relays always ask something of it, so they notice
+    also while no message comes; the metric and its alert go by that.
+    """
     failing_since: float | None = None
-    while not stopping.is_set():
-        try:
-            more = act()
-        except Exception as error:
-            if failing_since is None:
-                failing_since = time.monotonic()
-                away = isinstance(error, SQLAlchemyError | OSError)
-                log.warning("loop_failing", loop=name, error=type(error).__name__, exc_info=not away)
-            stopping.wait(_AFTER_ERROR_SECONDS)
-            continue
-        if failing_since is not None:
-            log.info("loop_recovered", loop=name, seconds=round(time.monotonic() - failing_since, 1))
-            failing_since = None
-        if not more:
-            stopping.wait(pause_seconds)
+    with ExitStack() as waiting:
+        while not stopping.is_set():
+            try:
+                more = act()
+            except Exception as error:
+                if failing_since is None:
+                    failing_since = time.monotonic()
+                    away = isinstance(error, SQLAlchemyError | OSError)
+                    log.warning("loop_failing", loop=name, error=type(error).__name__, exc_info=not away)
+                    if classify_failure(error) is Failure.UNAVAILABLE:
+                        waiting.enter_context(availability.suspended(type(error).__name__))
+                stopping.wait(_AFTER_ERROR_SECONDS)
+                continue
+            if failing_since is not None:
+                log.info("loop_recovered", loop=name, seconds=round(time.monotonic() - failing_since, 1))
+                failing_since = None
+                waiting.close()
+            if not more:
+                stopping.wait(pause_seconds)

@@ -98,6 +98,14 @@ def test_topology_verify_and_doctor_see_through_the_management_api_what_amqp_hid
     assert "holdfast.inbound -order.paid-> payment.intake" in verified.out
     checks = {check["name"]: check for check in registered("doctor", "--json").json["checks"]}
     assert "missing_queue events.acme" in checks["topology"]["detail"]
+    assert "topology apply" in checks["topology"]["remedy"]
+    with channel(broker_url) as open_channel:
+        open_channel.queue_declare("nobody.knows", durable=True)
+    foreign = {check["name"]: check for check in registered("doctor", "--json").json["checks"]}["topology"]
+    assert "foreign_queue nobody.knows" in foreign["detail"]
+    assert "apply" not in foreign["remedy"], "which would not help"
+    with channel(broker_url) as open_channel:
+        open_channel.queue_delete("nobody.knows")
     monkeypatch.setenv("HOLDFAST_BROKER_MANAGEMENT_URL", "http://nobody:secret@127.0.0.1:1")
     refused = registered("topology", "verify")
     assert (refused.exit_code, refused.err.count("\n")) == (1, 1)
