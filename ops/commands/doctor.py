@@ -35,10 +35,22 @@ from ops.store.deployment import find_day_length
 from ops.store.payouts import count_in_review, find_pauses
 from ops.store.quarantine import count_open
 from ops.store.remedies import count_unremedied
+from workers.exporter.books import GAUGES
 from workers.payout.bank import BankUnavailable, HttpBank
 
 # Signatures may be minutes ahead and passwords lock for minutes: seconds do no harm, more soon will.
 _MAX_SKEW_SECONDS = 10.0
+# By the exporter's gauge: how many seconds are normal, far above what it takes, and what more of them mean.
+_RELAY = "is a relay running, and does its `/livez` answer?"
+_PROGRESS = {
+    "holdfast_seal_age_seconds": (90.0, "no relay has sealed", _RELAY),
+    "holdfast_outbox_oldest_seconds": (120.0, "an outbox row has waited", _RELAY),
+    "holdfast_oldest_due_hold_seconds": (
+        300.0,
+        "a hold that may be released has been due",
+        "is an escrow worker running, and does its `/livez` answer?",
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +124,27 @@ def _look_at_database() -> Iterator[Diagnosis]:
             look = "look: `holdfast quarantine list`" if waiting else ""
             yield Diagnosis("quarantine", True, waiting or "nothing waits for an operator", look)
             yield from _remedies(connection)
+            yield _progress(connection)
     except SQLAlchemyError as error:
         sentence = describe_database_error(error, settings)
         detail, _, remedy = sentence.rpartition(": ")
         yield Diagnosis("database", False, detail or sentence, remedy)
     finally:
         engine.dispose()
+
+
+def _progress(connection: Connection) -> Diagnosis:
+    """Look at what a process that hangs leaves undone; its connections stand, so all else looks well."""
+    late = []
+    for name, (most, what, remedy) in _PROGRESS.items():
+        [gauge] = [gauge for gauge in GAUGES if gauge.name == name]
+        seconds = float(connection.execute(text(gauge.query)).scalar_one())
+        if seconds > most:
+            late.append((f"{what} for {seconds:.0f} s", remedy))
+    if not late:
+        return Diagnosis("progress", True, "nothing rests that should move")
+    details, remedies = zip(*late, strict=True)
+    return Diagnosis("progress", False, "; ".join(details), "; ".join(dict.fromkeys(remedies)))
 
 
 def _schema(connection: Connection) -> Diagnosis:

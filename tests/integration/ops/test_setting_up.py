@@ -249,8 +249,11 @@ def test_a_banks_first_key_registers_the_bank(registered: Holdfast, engine: Engi
 
 
 def test_doctor_finds_what_is_missing_and_says_how_to_mend_it(
-    registered: Holdfast, monkeypatch: pytest.MonkeyPatch
+    registered: Holdfast, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A relay that hangs keeps its connections: only what it leaves undone shows.
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE seal SET sealed_at = clock_timestamp() - interval '2 minutes'"))
     monkeypatch.setenv("HOLDFAST_PROTECTION_DAY_SECONDS", "2")
     ran = registered("doctor", "--json")
     checks = {check["name"]: check for check in ran.json["checks"]}
@@ -269,8 +272,10 @@ def test_doctor_finds_what_is_missing_and_says_how_to_mend_it(
         "day length",
         "topology",
         "workers",
+        "progress",
         "bank",
     }
+    assert "no relay has sealed for 12" in checks["progress"]["detail"]
     assert all(check["remedy"] for check in checks.values() if not check["ok"])
 
 
