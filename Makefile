@@ -10,6 +10,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 bin := .local/venv/bin
 set_up := ./infra/local/setup.sh
+# Each of the two has servers of its own. A broker that is given is used as it is, so by one.
+in_parallel := $(if $(HOLDFAST_BROKER_URL),,--numprocesses 2 --dist loadfile)
 
 .PHONY: help demo test chaos check up down status clean bench drill lock static docs contract dependencies
 
@@ -24,19 +26,19 @@ test: ## set everything up, then run every check and test on real services
 	@$(set_up) dev
 	@$(MAKE) --no-print-directory static
 	@$(bin)/python -m infra.local.dependencies
-	$(bin)/pytest
+	$(bin)/pytest $(in_parallel)
 
 check: ## what can be checked without services: lint, types, import rules, unit tests (< 1 minute)
 	@$(set_up) checks
 	@$(MAKE) --no-print-directory static
-	$(bin)/pytest tests/unit
+	$(bin)/pytest $(in_parallel) tests/unit
 
 chaos: ## break everything under load for 4 minutes and account for each event (CHAOS="--seconds 600 --seed 7")
 	@$(set_up) dev
 	@PYTHONPATH=tests $(bin)/python -m chaos $(CHAOS)
 
 dependencies: ## known weaknesses of what is pinned (asks the package index), and its bill of materials in .local/sbom.json
-	@$(set_up) checks
+	@$(set_up) pages
 	@$(bin)/python -m infra.local.dependencies
 
 # Ruff's rules S are the security lint: see pyproject.toml.
@@ -69,12 +71,12 @@ bench: ## measure orders per second against stock Dramatiq and the obvious way (
 	@$(bin)/python bench
 
 docs: ## the documentation as a site in .local/site, built without network
-	@$(set_up) checks
+	@$(set_up) pages
 	@NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --strict --quiet
 	@echo "open .local/site/index.html"
 
 contract: ## make what is made from code: JSON Schemas, AsyncAPI document, docs/events.md, rights, alerts for Kubernetes
-	@$(set_up) checks
+	@$(set_up) pages
 	@$(bin)/holdfast contract write docs
 	@$(bin)/python -m infra.observability.prometheus_rules
 

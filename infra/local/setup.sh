@@ -4,13 +4,14 @@
 #   infra/local/setup.sh runtime    what `make demo` and `make up` need
 #   infra/local/setup.sh dev        the same, and the tools of `make test`
 #   infra/local/setup.sh bench      the same, and what the benchmarks compare with
-#   infra/local/setup.sh checks     only the tools: no RabbitMQ, no PostgreSQL
+#   infra/local/setup.sh checks     what `make check` needs: no RabbitMQ, no PostgreSQL
+#   infra/local/setup.sh pages      Python packages alone, for what is made from code and for the pages
 #
 # Debian packages are installed only where they are missing. Python packages go into .local/venv,
 # pinned by hash. Nothing else outside the checkout changes: no server is started or configured.
 set -euo pipefail
 
-purpose=${1:?usage: setup.sh runtime|dev|bench|checks}
+purpose=${1:?usage: setup.sh runtime|dev|bench|checks|pages}
 checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
 local_folder=$checkout/.local
 venv=$local_folder/venv
@@ -166,21 +167,21 @@ install_python_packages() {
 
 case $purpose in
     runtime) lock=requirements.lock ;;
-    dev | checks) lock=requirements-dev.lock ;;
+    dev | checks | pages) lock=requirements-dev.lock ;;
     bench) lock=requirements-bench.lock ;;
-    *) fail "usage: setup.sh runtime|dev|bench|checks" ;;
+    *) fail "usage: setup.sh runtime|dev|bench|checks|pages" ;;
 esac
 
 missing=() broker_missing='' database_missing='' tools_missing=''
-if [ "$purpose" != checks ]; then
+if [ "$purpose" != checks ] && [ "$purpose" != pages ]; then
     if [ -z "${HOLDFAST_BROKER_URL:-}" ] && ! has_broker; then missing+=(rabbitmq-server); broker_missing=1; fi
     if [ -z "${HOLDFAST_DATABASE_URL:-}" ] && ! has_database; then missing+=(postgresql); database_missing=1; fi
 fi
-if [ "$purpose" = dev ]; then
-    # promtool tests the alerts; Node runs the example of a shop that is not written in Python.
-    if ! has_alert_tests; then missing+=(prometheus); tools_missing=1; fi
-    if ! has_node; then missing+=(nodejs npm); tools_missing=1; fi
+# promtool tests the alerts; Node runs the example of a shop that is not written in Python.
+if [ "$purpose" = dev ] || [ "$purpose" = checks ]; then
+    if ! has_alert_tests; then missing+=(prometheus); tools_missing+=' promtool'; fi
 fi
+if [ "$purpose" = dev ] && ! has_node; then missing+=(nodejs npm); tools_missing+=' node npm'; fi
 
 if [ -n "$broker_missing$database_missing" ]; then
     no_servers="RabbitMQ or PostgreSQL is missing and can't be installed here; set HOLDFAST_BROKER_URL and HOLDFAST_DATABASE_URL to servers of yours"
@@ -188,7 +189,7 @@ if [ -n "$broker_missing$database_missing" ]; then
     if ! command -v apt-get >/dev/null; then fail "$no_servers (no apt)"; fi
 fi
 if [ -n "$tools_missing" ] && { [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; }; then
-    fail "${missing[*]} can't be installed here (needs root and apt): install promtool, node and npm"
+    fail "${missing[*]} can't be installed here (needs root and apt): put these on PATH:$tools_missing"
 fi
 
 mkdir -p "$local_folder"

@@ -201,7 +201,7 @@ def test_a_shops_queue_with_other_arguments_is_found(judge: Callable[[], Verdict
         ({"expires": 60_000}, {"escrow.hold", "delay.rung.1000"}),
         ({"max-length": 10}, {"escrow.hold"}),
     ],
-    ids=lambda value: next(iter(value)),
+    ids=min,
 )
 def test_a_policy_that_could_lose_messages_is_found_on_each_queue(
     judge: Callable[[], Verdict],

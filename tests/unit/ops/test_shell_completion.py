@@ -1,10 +1,9 @@
 """A shell that asks what may come next gets commands, options, choices and types of events."""
 
-import os
-import subprocess
-import sys
-
 import pytest
+from typer.testing import CliRunner
+
+from ops.cli import app
 
 
 def _completions(shell: str, line: str) -> set[str]:
@@ -15,12 +14,8 @@ def _completions(shell: str, line: str) -> set[str]:
         "zsh": {"_TYPER_COMPLETE_ARGS": line},
         "fish": {"_TYPER_COMPLETE_ARGS": line, "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
     }[shell]
-    ran = subprocess.run(
-        [sys.executable, "-m", "ops.cli"],
-        env={**os.environ, "_HOLDFAST_COMPLETE": f"complete_{shell}", **asking},
-        capture_output=True,
-        text=True,
-        check=False,
+    ran = CliRunner().invoke(
+        app, prog_name="holdfast", env={"_HOLDFAST_COMPLETE": f"complete_{shell}", **asking}
     )
     assert ran.stderr == ""
     return set(ran.stdout.replace('"', " ").replace("\t", " ").replace(":", " ").split())

@@ -4,6 +4,7 @@ import base64
 import threading
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from typing import Any
 
 import pytest
@@ -166,6 +167,7 @@ def test_peppers_that_could_not_work_stop_the_start(current: str, secrets: dict[
         "$hp$1$argon2id$",
         "plain text",
     ],
+    ids=count(),  # one of them is new in every run
 )
 def test_a_stored_hash_that_is_none_of_ours_is_no_wrong_password(stored: str) -> None:
     """Nor may a row that somebody tampered with make one check eat the machine."""
