@@ -11,6 +11,7 @@ are matched by id, never by transaction id, because a restore on another server 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, timedelta
 from typing import Final
 
@@ -22,6 +23,8 @@ from infra.security.chain_heads import Head, SignedHead
 _CHAIN_LOCK = 6_640_225_917
 _POSTINGS_A_LINK: Final = 5_000
 POSTINGS_AT_ONCE: Final = 50_000
+# Above all that any server gives out: whoever reads it as progress looks for what is missing by id.
+_LARGEST_XID8: Final = 2**64 - 1
 
 # What a posting says, in one unambiguous line: no column can hold the separator. Left out is `xact`, which
 # belongs to a server and not to a posting.
@@ -142,6 +145,56 @@ def _chain_after_restore(connection: Connection, high: int, at_most: int) -> int
     if chained < at_most:
         _set_progress(connection, high)
     return int(chained)
+
+
+def look_by_id_next(connection: Connection) -> None:
+    """
+    Let the next round look for what is missing by id, whatever transaction ids there are by then.
+
+    For a ledger that came from another server. Its progress could be seen to be foreign only until this
+    server has given out as many transaction ids; what was posted by then would stay out of it for ever.
+    """
+    _set_progress(connection, _LARGEST_XID8)
+
+
+def is_progress_foreign(connection: Connection) -> bool:
+    """Whether the chain's progress is another server's, and nobody has said so yet."""
+    return bool(
+        connection.execute(
+            text("""
+                SELECT chained_below > pg_snapshot_xmax(pg_current_snapshot())
+                       AND chained_below < CAST(CAST(:largest AS text) AS xid8)
+                FROM chain_progress
+            """),
+            {"largest": _LARGEST_XID8},
+        ).scalar_one()
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How much of the ledger the chain proves; `judged` is False where postings are still matched by id."""
+
+    postings: int
+    chained: int
+    signed: int
+    links: int
+    judged: bool
+
+
+def read_coverage(connection: Connection) -> Coverage:
+    """Count, in one snapshot, what is in the ledger, in the chain, and below its last signed head."""
+    row = connection.execute(
+        text("""
+            SELECT (SELECT count(*) FROM postings) AS postings,
+                   coalesce((SELECT max(total_postings) FROM chain_links), 0) AS chained,
+                   coalesce((SELECT max(total_postings) FROM chain_heads), 0) AS signed,
+                   coalesce((SELECT max(link_id) FROM chain_links), 0) AS links,
+                   (SELECT chained_below <= pg_snapshot_xmin(pg_current_snapshot())
+                    FROM chain_progress) AS judged
+        """)
+    ).one()
+    return Coverage(row.postings, row.chained, row.signed, row.links, row.judged)
 
 
 def _set_progress(connection: Connection, chained_below: int) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
+from infra.postgres.chain import is_progress_foreign, look_by_id_next
 from infra.postgres.ledger_store import seal_postings
 from ledger.ids import refund_attempt_id
 from ops.recovery import GIVEN_UP, SETTLED_BY_HAND, KnownTransfer, OpenCredit
@@ -21,7 +22,7 @@ def belongs_to_another_server(connection: Connection) -> bool:
                 FROM seal
             """)
         ).scalar_one()
-    )
+    ) or is_progress_foreign(connection)
 
 
 def reseal(connection: Connection) -> tuple[int, int]:
@@ -29,15 +30,16 @@ def reseal(connection: Connection) -> tuple[int, int]:
     Make the ledger this server's own, in the caller's transaction: nobody else may be connected.
 
     What was posted stays as it is, to the last column that anybody reads; only the transaction id, which says
-    when a server may count on a posting, becomes this transaction's. Then all subtotals are summed anew.
+    when a server may count on a posting, becomes this transaction's. Then all subtotals are summed anew, and
+    the relay's next round looks by id for what the hash chain lacks.
 
     Returns: how many postings named transactions of another server, and how many are sealed now.
     """
-    connection.execute(text("LOCK TABLE postings, subtotals, seal IN ACCESS EXCLUSIVE MODE"))
+    # Not even the owner may lock or change postings, unless he lets himself: see infra/postgres/roles.py.
+    connection.execute(text("GRANT UPDATE ON postings TO CURRENT_USER"))
+    connection.execute(text("LOCK TABLE postings, subtotals, seal, chain_progress IN ACCESS EXCLUSIVE MODE"))
     connection.execute(text("SET LOCAL statement_timeout = 0"))
     connection.execute(text("ALTER TABLE postings DISABLE TRIGGER USER"))
-    # Not even the owner may change postings, unless he lets himself: see infra/postgres/roles.py.
-    connection.execute(text("GRANT UPDATE ON postings TO CURRENT_USER"))
     changed = connection.execute(
         text("UPDATE postings SET xact = pg_current_xact_id() WHERE xact >= pg_current_xact_id()")
     ).rowcount
@@ -45,6 +47,7 @@ def reseal(connection: Connection) -> tuple[int, int]:
     connection.execute(text("ALTER TABLE postings ENABLE TRIGGER USER"))
     connection.execute(text("DELETE FROM subtotals"))
     connection.execute(text("UPDATE seal SET horizon = '0'"))
+    look_by_id_next(connection)
     # This transaction's own rows stay in the tail; the relay's next seal folds them in.
     return changed, seal_postings(connection)
 

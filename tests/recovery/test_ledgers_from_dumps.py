@@ -1,17 +1,22 @@
 """A ledger that was loaded from a dump into another server, whose transaction ids begin anew."""
 
 import os
+import secrets
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import ProgrammingError
 from workflow_support.desk import DAY_SECONDS, ENCRYPTION_KEY, Desk, database_engine
 
 from infra.local.postgres import PrivatePostgres, find_postgres_programs
 from infra.postgres.audit import run_audit
+from infra.postgres.chain import chain_postings, read_coverage
 from infra.postgres.ledger_store import read_seller_balances, seal_postings
+from infra.postgres.roles import GRANTS, grant_roles, role_name, role_statements
 from ops import cli
 from ops.store.recovery import belongs_to_another_server
 
@@ -88,6 +93,81 @@ def test_a_ledger_from_a_dump_is_noticed_and_counts_right_once_it_is_resealed(
         assert counted == 1
 
 
+@pytest.mark.timeout(240)
+def test_a_reseal_is_the_owners_and_leaves_nothing_unproven(  # noqa: PLR0915 - one story
+    database_url: str, young_server: PrivatePostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has a login of their own, and the young server outgrows the old one before the relay comes."""
+    with database_engine(database_url) as engine:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text(_GROW_OLD))
+        desk = Desk(engine)
+        shop = desk.a_shop()
+        trade(desk, shop)
+        with engine.begin() as connection:
+            assert chain_postings(connection) > 0
+        desk.released_order(shop, splits={"s-1": 5})
+        desk.close()
+        with engine.begin() as connection:
+            connection.execute(text("ALTER TABLE postings DISABLE TRIGGER USER"))
+            connection.execute(text(_WITH_THE_LARGEST_XID))
+            connection.execute(text("ALTER TABLE postings ENABLE TRIGGER USER"))
+            before = read_coverage(connection)
+    assert 0 < before.chained < before.postings
+    logins = young_logins(young_server)
+    load_dump(database_url, logins["owner"])
+    monkeypatch.setenv("HOLDFAST_ENCRYPTION_KEY", ENCRYPTION_KEY)
+    monkeypatch.setenv("HOLDFAST_PROTECTION_DAY_SECONDS", str(DAY_SECONDS))
+    with database_engine(logins["owner"]) as owner, owner.begin() as connection:
+        grant_roles(connection)
+        _store_day(connection)
+        connection.execute(text("UPDATE outbox SET published_at = clock_timestamp()"))
+    reseal = ("recover", "reseal", "--why", "moved", "--operator", "ada")
+    for login, exit_code in (("operator", 1), ("relay", 1), ("payout", 1), ("owner", 0)):
+        monkeypatch.setenv("HOLDFAST_DATABASE_URL", logins[login])
+        assert cli.main(reseal) == exit_code, login
+    assert cli.main(reseal) == 0, "again, and nothing is changed"
+    with database_engine(logins["owner"]) as owner:
+        desk = Desk(owner)
+        desk.released_order(shop, splits={"s-1": 7})
+        desk.close()
+        with owner.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text(_GROW_OLD))
+            connection.execute(text("UPDATE outbox SET published_at = clock_timestamp()"))
+        with pytest.raises(ProgrammingError, match="permission denied"), owner.begin() as connection:
+            connection.execute(text("UPDATE postings SET amount_minor = 1"))
+        with owner.connect() as connection:
+            assert not read_coverage(connection).judged, "and the audit says so"
+    with database_engine(logins["relay"]) as relay:
+        for work in (seal_postings, chain_postings):
+            with relay.begin() as connection:
+                assert work(connection) > 0
+    with database_engine(logins["operator"]) as operator, operator.connect() as connection:
+        after = read_coverage(connection)
+        assert after.judged
+        assert after.chained == after.postings > before.postings
+        findings = {finding.check.name: finding for finding in run_audit(connection)}
+        assert [name for name, finding in findings.items() if not finding.ok] == []
+        assert findings["past_postings_are_chained"].checked == after.postings
+        assert findings["chained_postings_are_unchanged"].checked == after.postings
+
+
+def young_logins(server: PrivatePostgres) -> dict[str, str]:
+    """Give a server an owner who is nobody special, and a login of each kind; return their URLs."""
+    urls = {}
+    with psycopg.connect(server.url("holdfast"), autocommit=True) as connection:
+        for statement in role_statements():
+            connection.execute(statement.encode())
+        for kind in ("owner", *GRANTS):
+            login, password = f"hf_{kind}", secrets.token_hex(8)
+            connection.execute(f"CREATE ROLE {login} LOGIN PASSWORD '{password}'".encode())
+            if kind in GRANTS:
+                connection.execute(f"GRANT {role_name(kind)} TO {login}".encode())
+            urls[kind] = server.url_of(login, password, "holdfast")
+        connection.execute(b"ALTER DATABASE holdfast OWNER TO hf_owner")
+    return urls
+
+
 def _store_day(connection: Any) -> None:
     connection.execute(
         text(
@@ -105,4 +185,10 @@ _GROW_OLD = f"""
             COMMIT;
         END LOOP;
     END $$
+"""
+
+# The largest that there is; no server has ever given it out.
+_WITH_THE_LARGEST_XID = """
+    UPDATE postings SET xact = '18446744073709551615'
+    WHERE posting_id = (SELECT posting_id FROM postings ORDER BY booked_at DESC LIMIT 1)
 """
