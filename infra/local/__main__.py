@@ -46,7 +46,7 @@ def _status() -> None:
             _say(f"{name:12} {shown}")
             continue
         if state is ProcessState.READY and (problem := _unhealthy(ports[name])):
-            shown = f"{shown}, but {problem}"
+            shown = f"runs, but {problem}"
         _say(f"{name:12} {shown}  http://127.0.0.1:{ports[name]}/metrics")
 
 
