@@ -31,7 +31,7 @@ class PostingKind(StrEnum):
     PAYOUT_FAILED = "payout_failed"  # cause: withdrawal
     PAYOUT_RETURNED = "payout_returned"  # cause: withdrawal
     PAYOUT_ADVANCED = "payout_advanced"  # cause: withdrawal that was adopted
-    ADVANCE_REPAID = "advance_repaid"  # cause: withdrawal that was adopted
+    DEBT_REPAID = "debt_repaid"  # cause: withdrawal whose money came back
     REFUND_RESERVED = "refund_reserved"  # cause: part of a refund
     REFUND_SETTLED = "refund_settled"  # cause: part of a refund
     REFUND_RETURNED = "refund_returned"  # cause: part of a refund
@@ -70,7 +70,7 @@ ACCOUNTS_OF: dict[PostingKind, tuple[AccountKind, AccountKind]] = {
     PostingKind.PAYOUT_FAILED: (_K.IN_PAYOUT, _K.AVAILABLE),
     PostingKind.PAYOUT_RETURNED: (_K.BANK_CASH, _K.AVAILABLE),
     PostingKind.PAYOUT_ADVANCED: (_K.RECEIVABLE, _K.AVAILABLE),
-    PostingKind.ADVANCE_REPAID: (_K.AVAILABLE, _K.RECEIVABLE),
+    PostingKind.DEBT_REPAID: (_K.AVAILABLE, _K.RECEIVABLE),
     PostingKind.REFUND_RESERVED: (_K.HELD, _K.REFUNDABLE),
     PostingKind.REFUND_SETTLED: (_K.REFUNDABLE, _K.BANK_CASH),
     PostingKind.REFUND_RETURNED: (_K.BANK_CASH, _K.REFUNDABLE),

@@ -507,21 +507,26 @@ _WITHDRAWALS_HAD_ONE_PASSWORD = f"""
 
 # Only what was not withdrawable is owed, and only while the bank has kept the money.
 _ADOPTIONS_ARE_ON_RECORD = f"""
-    SELECT coalesce(w.shop_id || '/' || w.withdrawal_id, booked.cause_id::text) AS example,
+    SELECT coalesce(w.shop_id || '/' || w.withdrawal_id, advanced.cause_id::text) AS example,
            w.adopted_at IS NULL OR t.payout_id IS NULL OR t.state = 'ready'
            OR NOT EXISTS (SELECT FROM operator_actions AS o
                           WHERE o.action = 'payout_adopted' AND o.details ->> 'payout_id' = w.payout_id::text)
-           OR coalesce(booked.advanced, 0) > w.amount_minor
-           OR coalesce(booked.repaid, 0) > coalesce(booked.advanced, 0)
-           OR (booked.repaid IS NOT NULL AND t.state NOT IN ('failed', 'returned')) AS broken
+           OR coalesce(advanced.amount_minor, 0) > w.amount_minor AS broken
     FROM (SELECT * FROM withdrawals WHERE adopted_at IS NOT NULL) AS w
     LEFT JOIN transfers AS t ON t.payout_id = w.payout_id
-    FULL JOIN (
-        SELECT cause_id, sum(amount_minor) FILTER (WHERE kind = '{PostingKind.PAYOUT_ADVANCED}') AS advanced,
-               sum(amount_minor) FILTER (WHERE kind = '{PostingKind.ADVANCE_REPAID}') AS repaid
-        FROM postings WHERE kind IN ('{PostingKind.PAYOUT_ADVANCED}', '{PostingKind.ADVANCE_REPAID}')
-        GROUP BY cause_id
-    ) AS booked ON booked.cause_id = w.payout_id
+    FULL JOIN (SELECT * FROM postings WHERE kind = '{PostingKind.PAYOUT_ADVANCED}') AS advanced
+        ON advanced.cause_id = w.payout_id
+"""
+
+_DEBTS_ARE_REPAID_BY_WHAT_CAME_BACK = f"""
+    SELECT coalesce(w.shop_id || '/' || w.withdrawal_id, repaid.cause_id::text) AS example,
+           w.payout_id IS NULL OR repaid.amount_minor > w.amount_minor
+           OR NOT coalesce(t.state IN ('failed', 'returned'),
+                           w.state = 'rejected' AND w.pending_reason IS NOT NULL) AS broken
+    FROM postings AS repaid
+    LEFT JOIN withdrawals AS w ON w.payout_id = repaid.cause_id
+    LEFT JOIN transfers AS t ON t.payout_id = w.payout_id
+    WHERE repaid.kind = '{PostingKind.DEBT_REPAID}'
 """
 
 _CANCELLED_MONEY_IS_BACK = f"""
@@ -1071,6 +1076,12 @@ CHECKS: Final[tuple[Check, ...]] = (
         "adoptions_are_on_record",
         "what was taken into the books after a restore, an operator took, and the bank was asked about it",
         _ADOPTIONS_ARE_ON_RECORD,
+    ),
+    Check(
+        7,
+        "debts_are_repaid_by_what_came_back",
+        "what was kept of a payout for a debt had come back, and was no more than that",
+        _DEBTS_ARE_REPAID_BY_WHAT_CAME_BACK,
     ),
     Check(
         7,

@@ -20,7 +20,7 @@ from schemas.commands import CheckTransfer
 from schemas.outgoing import WithdrawalAccepted
 from schemas.withdrawal_requested import WithdrawalRequested
 from workers.payout import store
-from workers.payout.advances import reserve_with_advance
+from workers.payout.debts import reserve_with_advance
 from workers.payout.decisions import TransferState
 from workers.payout.handlers.withdrawals import (
     adoption_event_id,

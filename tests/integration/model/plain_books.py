@@ -188,12 +188,12 @@ class PlainBooks:
             BankWord.PENDING: "submitted",
         }[word]
         if at_bank.order is None and word is BankWord.REJECTED:
-            self.available.update(at_bank.parts)
+            self._earn_all(at_bank.parts)
 
     def take_back_in(self, settled: AtBank) -> None:
         settled.state = "returned"
         if settled.order is None:
-            self.available.update(settled.parts)
+            self._earn_all(settled.parts)
 
     # What every account must hold: all but cash and received, which are what all others leave over.
 
@@ -230,6 +230,10 @@ class PlainBooks:
         paid = min(amount, self.owed[seller])
         self.owed[seller] -= paid
         self.available[seller] += amount - paid
+
+    def _earn_all(self, parts: dict[str, int]) -> None:
+        for seller, amount in parts.items():
+            self._earn(seller, amount)
 
     def _claim(self, order: Order) -> None:
         for seller, hold in order.holds.items():

@@ -278,6 +278,7 @@ _SABOTAGE = {
     """,
     "passwords_changed_rightly": "DELETE FROM password_resets",
     "adoptions_are_on_record": "DELETE FROM operator_actions WHERE action = 'payout_adopted'",
+    "debts_are_repaid_by_what_came_back": "UPDATE transfers SET state = 'settled' WHERE state = 'returned'",
     "shop_payouts_had_two_names": "UPDATE shop_payouts SET amount_minor = amount_minor + 1",
     "one_instruction_per_withdrawal": "DELETE FROM transfers",
     "payouts_follow_the_bank": "UPDATE transfers SET state = 'failed' WHERE state = 'settled'",

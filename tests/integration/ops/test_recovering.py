@@ -304,7 +304,7 @@ def test_what_is_not_withdrawable_yet_is_owed_and_paid_off_by_the_next_release(
 
 
 @pytest.mark.parametrize("released", [0, 2_000, 5_000])
-def test_a_payout_that_comes_back_pays_first_what_was_advanced_for_it(
+def test_an_adopted_payout_that_comes_back_pays_first_what_was_advanced_for_it(
     set_up: Holdfast, bank: ListingBank, lost: LostPayout, released: int
 ) -> None:
     """Else the seller could withdraw it, while what it was paid from is still to be released."""

@@ -1,15 +1,20 @@
 """Claims: what was released and has to come back is taken from available; the rest is owed."""
 
+from collections.abc import Callable
 from uuid import UUID, uuid4
 
 import pytest
 from recourse_support import SELLER, held_order, owed_by, released_now, the
 from sqlalchemy.exc import IntegrityError
+from workflow_support.banks import PENDING, REJECTED, SETTLED, ScriptedBank
 from workflow_support.books import balance
 from workflow_support.desk import Desk
 from workflow_support.events import fresh
 
 from workers.escrow.claims import Claim, make_claims
+from workers.payout.decisions import Proposal, Verdict
+from workers.payout.handlers.withdrawals import carry_out_rejection
+from workers.payout.withdrawal_store import lock_pending, mark_decided_by, write_proposal
 
 
 def a_claim(
@@ -163,3 +168,41 @@ def test_the_database_itself_refuses_a_negative_debt(desk: Desk, change: str) ->
     claim(desk, a_claim(shop, 1, seller=fresh("s")))
     with pytest.raises(IntegrityError, match="receivables_not_negative_check"):
         desk.execute(f"UPDATE receivables SET {change} WHERE shop_id = :shop", shop=shop)
+
+
+@pytest.mark.parametrize("how", ["refused", "returned", "rejected in review"])
+@pytest.mark.parametrize(("claimed", "left"), [(4_000, (6_000, 0)), (15_000, (0, 5_000))])
+def test_money_of_a_payout_that_comes_back_pays_debts_first(
+    desk_with: Callable[[ScriptedBank], Desk], how: str, claimed: int, left: tuple[int, int]
+) -> None:
+    """Else whoever fears a claim could have everything sent where it can't arrive, and withdraw it again."""
+    bank = ScriptedBank(submit=[PENDING if how == "refused" else SETTLED], find=[REJECTED])
+    desk = desk_with(bank)
+    platform = desk.platform(desk.a_shop())
+    shop, seller = platform.shop, desk.a_seller(platform, available=10_000)
+    if how == "rejected in review":
+        desk.execute(
+            "INSERT INTO withdrawal_limits (shop_id, scope, seller_id, currency, per_withdrawal_minor)"
+            " VALUES (:shop, 'seller', :seller, 'CNY', 1)",
+            shop=shop,
+            seller=seller,
+        )
+    desk.seller_withdraws(platform.withdraws(seller, 10_000))
+    claim(desk, a_claim(shop, claimed, seller=seller))
+    assert (available(desk, shop, seller), owed_by(desk, shop, seller)) == (0, claimed)
+    match how:
+        case "refused":
+            desk.ring_alarms("check_transfer")
+        case "returned":
+            bank.sends_back(bank.submitted[0].end_to_end_id)
+            desk.collect_returns()
+        case _:
+            payout_id = desk.value("SELECT payout_id FROM withdrawals WHERE seller_id = :s", s=seller)
+            with desk.steps.begin("review_withdrawal") as step:
+                [pending] = lock_pending(step.connection, [payout_id])
+                write_proposal(
+                    step.connection, payout_id, Proposal(Verdict.REJECT, "ada"), why="", now=step.now
+                )
+                mark_decided_by(step.connection, payout_id, by="bob", why="", now=step.now)
+                carry_out_rejection(step, pending)
+    assert (available(desk, shop, seller), owed_by(desk, shop, seller)) == left

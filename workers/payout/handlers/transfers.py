@@ -17,6 +17,7 @@ import structlog
 
 from infra.crash_points import reach
 from infra.observability.metrics import PAYOUTS, begin_at_zero
+from infra.postgres.ledger_store import SellerCurrency
 from infra.postgres.step import Step, Steps
 from infra.rabbitmq.topology import PAYOUT_BANK
 from infra.security.destinations import destination_context
@@ -26,8 +27,8 @@ from ledger.postings import Posting, PostingKind
 from schemas.commands import CheckTransfer, CollectReturns, SubmitTransfer
 from schemas.outgoing import OUTGOING
 from workers.payout import store
-from workers.payout.advances import repay_advances
 from workers.payout.bank import Bank, BankUnavailable
+from workers.payout.debts import pay_debts_first
 from workers.payout.decisions import (
     OPEN_STATES,
     SENT_STATES,
@@ -234,7 +235,7 @@ def _book(step: Step, answers: dict[UUID, TransferAnswer]) -> tuple[list[UUID], 
     changes: list[tuple[UUID, TransferState, str | None]] = []
     still_open: list[UUID] = []
     ended: list[PostingKind] = []
-    back: list[store.Transfer] = []
+    back: list[tuple[UUID, SellerCurrency, int]] = []
     for transfer in store.lock_transfers(step.connection, answers):
         answer = answers[transfer.payout_id]
         change = decide_transfer(transfer.state, answer)
@@ -244,13 +245,13 @@ def _book(step: Step, answers: dict[UUID, TransferAnswer]) -> tuple[list[UUID], 
             ended += change.postings
             _follow(step, transfer, change, answer)
             if transfer.source is Source.SELLER and change.state in _BACK:
-                back.append(transfer)
+                back.append((transfer.payout_id, transfer.balance_key, transfer.amount_minor))
         if state in OPEN_STATES:
             still_open.append(transfer.payout_id)
     if changes:
         store.mark_transfers(step.connection, changes, now=step.now)
     if back:
-        repay_advances(step, back)
+        pay_debts_first(step, back)
     return still_open, ended
 
 

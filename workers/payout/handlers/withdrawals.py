@@ -18,6 +18,7 @@ from schemas.commands import ResumeWithdrawal, SubmitTransfer
 from schemas.outgoing import WithdrawalAccepted, WithdrawalPending, WithdrawalRejected
 from schemas.reasons import Reason
 from workers.payout import store, withdrawal_store
+from workers.payout.debts import pay_debts_first
 from workers.payout.decisions import (
     UNKNOWN_DESTINATION,
     UNKNOWN_SELLER,
@@ -246,9 +247,11 @@ def carry_out_approval(step: Step, pending: withdrawal_store.PendingWithdrawal) 
 
 
 def carry_out_rejection(step: Step, pending: withdrawal_store.PendingWithdrawal) -> None:
-    """Give up a locked withdrawal that two operators rejected: its money is withdrawable again."""
-    step.post([_posting(PostingKind.PAYOUT_CANCELLED, pending.withdrawal)])
-    reject(step, pending.withdrawal, Refused(pending.reason, "refused in review"))
+    """Give up a locked withdrawal that two operators rejected: its money pays debts, or is withdrawable."""
+    withdrawal = pending.withdrawal
+    step.post([_posting(PostingKind.PAYOUT_CANCELLED, withdrawal)])
+    pay_debts_first(step, [(withdrawal.payout_id, balance_key(withdrawal), withdrawal.amount_minor)])
+    reject(step, withdrawal, Refused(pending.reason, "refused in review"))
 
 
 def _answer_id(withdrawal: store.Withdrawal) -> UUID:
