@@ -246,6 +246,8 @@ operator_actions = Table(
     Column("subject", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("details", JSONB, nullable=False),
+    # The name is only said; this is proven.
+    Column("database_login", Text, nullable=True),
 )
 
 # --- payments -------------------------------------------------------------------------------------

@@ -42,11 +42,12 @@ def list_actions(
         print_json(rows)
         return
     print_table(
-        ("at (UTC)", "operator", "second", "action", "subject", "why"),
+        ("at (UTC)", "operator", "login", "second", "action", "subject", "why"),
         [
             (
                 row["acted_at"],
                 row["operator"],
+                row["database_login"] or "",
                 row["details"].get("second_operator") or "",
                 row["action"],
                 row["subject"],

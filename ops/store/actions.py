@@ -24,7 +24,8 @@ class Action:
 
 
 def record_actions(connection: Connection, actions: Sequence[Action]) -> None:
-    """Write down actions in the caller's transaction."""
+    """Write down actions in the caller's transaction, each with the login that the database has verified."""
+    login: str = connection.execute(text("SELECT session_user")).scalar_one()
     insert_rows(
         connection,
         operator_actions,
@@ -35,6 +36,7 @@ def record_actions(connection: Connection, actions: Sequence[Action]) -> None:
                 "subject": action.subject,
                 "reason": action.why,
                 "details": json.dumps(dict(action.details), default=str),
+                "database_login": login,
             }
             for action in actions
         ],
@@ -55,7 +57,7 @@ def find_actions(
         dict(row)
         for row in connection.execute(
             text("""
-                SELECT action_id, acted_at, operator, action, subject, reason, details
+                SELECT action_id, acted_at, operator, database_login, action, subject, reason, details
                 FROM operator_actions
                 WHERE (CAST(:operator AS text) IS NULL OR operator = :operator)
                   AND (CAST(:action AS text) IS NULL OR action = :action)

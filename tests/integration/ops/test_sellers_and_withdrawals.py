@@ -75,6 +75,8 @@ def test_unlocking_forgets_wrong_passwords_and_is_on_record(
     ran = set_up("seller", "unlock", shop, seller, "--reason", "called back", "--by", "grace")
     assert (ran.exit_code, ran.err) == (0, "")
     assert actions(desk, f"{shop}/{seller}") == [("grace", "seller_unlocked", "called back")]
+    [listed] = set_up("actions", "list", "--subject", f"{shop}/{seller}", "--json").json
+    assert listed["database_login"] == desk.value("SELECT session_user"), "the name is only said"
     [told, *_] = desk.seller_withdraws(platform.withdraws(seller, 1_000))
     assert told.type == "withdrawal.accepted"
     again = set_up("seller", "unlock", shop, seller, *WHY)
