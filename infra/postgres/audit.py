@@ -347,18 +347,24 @@ _FROZEN_HOLDS_HAVE_THEIR_DISPUTE = """
     WHERE h.state <> 'refunded' AND (h.state = 'frozen' OR open_.hold_id IS NOT NULL)
 """
 
+# Counted, not ordered: a debit and the credit that makes it good may be booked in one step, at one moment.
 _NO_RELEASE_AFTER_CHARGE_BACK = f"""
     SELECT h.hold_id::text AS example,
-           h.released_at > lost.booked_at + {_OVERLAP} AND NOT EXISTS (
-               SELECT FROM bank_credits AS c
-               JOIN postings AS again ON again.cause_id = c.credit_id
-                    AND again.kind = '{PostingKind.PAYMENT_FUNDED}' AND again.shop_id = h.shop_id
-               WHERE (c.bank_reference = d.bank_reference OR c.assigned_payment_id = d.payment_id)
-                 AND again.booked_at > lost.booked_at AND again.booked_at <= h.released_at + {_OVERLAP}
+           taken.times > 0 AND taken.times >= (
+               SELECT count(*) FROM bank_credits AS c
+               JOIN postings AS given ON given.cause_id = c.credit_id
+                    AND given.kind = '{PostingKind.PAYMENT_FUNDED}' AND given.shop_id = h.shop_id
+               WHERE (c.bank_reference = p.bank_reference OR c.assigned_payment_id = p.payment_id)
+                 AND given.booked_at <= h.released_at + {_OVERLAP}
            ) AS broken
-    FROM bank_debits AS d
-    JOIN postings AS lost ON lost.cause_id = d.debit_id AND lost.kind = '{PostingKind.PAYMENT_UNFUNDED}'
-    JOIN holds AS h ON h.payment_id = d.payment_id AND h.state = 'released'
+    FROM holds AS h
+    JOIN payments AS p ON p.payment_id = h.payment_id
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS times FROM bank_debits AS d
+        JOIN postings AS lost ON lost.cause_id = d.debit_id AND lost.kind = '{PostingKind.PAYMENT_UNFUNDED}'
+        WHERE d.payment_id = p.payment_id AND lost.booked_at < h.released_at - {_OVERLAP}
+    ) AS taken
+    WHERE h.state = 'released' AND EXISTS (SELECT FROM bank_debits AS d WHERE d.payment_id = p.payment_id)
 """
 
 # --- one effect per key ---------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from workflow_support.events import (
     refund_requested,
 )
 
+from infra.postgres.audit import run_audit
 from schemas.commands import SettleClaims
 from workers.escrow import claims
 from workers.payment import handlers as payment
@@ -285,6 +286,37 @@ def test_a_debit_before_its_credit_is_made_good_by_the_credit(desk: Desk) -> Non
     assert house_suspense(desk) == before
     assert not is_funded(desk, order)
     assert types(credited_again(desk, order)) == ["order.funded"]
+
+
+@pytest.mark.parametrize("comes_again", [True, False])
+def test_a_debit_and_the_credit_that_makes_it_good_may_be_booked_at_one_moment(
+    desk: Desk, *, comes_again: bool
+) -> None:
+    """The clock may have been set back between them: the audit counts them, whatever their order."""
+    shop = desk.a_shop()
+    order = held_order(desk, shop)
+    if comes_again:
+        charged_back(desk, order)
+        credited_again(desk, order)
+        desk.execute("ALTER TABLE postings DISABLE TRIGGER postings_insert_only")
+        desk.execute(
+            "UPDATE postings SET booked_at = (SELECT min(booked_at) FROM postings WHERE shop_id = :s)"
+            " WHERE shop_id = :s AND kind IN ('payment_funded', 'payment_unfunded')",
+            s=shop,
+        )
+        desk.execute("ALTER TABLE postings ENABLE TRIGGER postings_insert_only")
+    released_now(desk, shop, order)
+    if not comes_again:
+        charged_back(desk, order)
+    # An hour later than it was, which is what a release after a charge-back would look like.
+    desk.execute("UPDATE holds SET released_at = released_at + interval '1 hour' WHERE shop_id = :s", s=shop)
+    with desk.engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+        [finding] = [
+            found for found in run_audit(connection) if found.check.name == "no_release_after_charge_back"
+        ]
+    hold_id = str(desk.value("SELECT hold_id FROM holds WHERE shop_id = :s", s=shop))
+    assert (hold_id in finding.examples) is not comes_again
+    desk.execute("UPDATE holds SET released_at = released_at - interval '1 hour' WHERE shop_id = :s", s=shop)
 
 
 def test_a_debit_and_its_credit_in_one_batch_cancel_out(desk: Desk) -> None:
