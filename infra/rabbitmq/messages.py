@@ -48,7 +48,7 @@ class Failure(Enum):
 
 
 class PublishOutcome(StrEnum):
-    """What the broker said about one message."""
+    """What became of one message that was to be published."""
 
     CONFIRMED = "confirmed"
     REFUSED = "refused"
@@ -57,6 +57,8 @@ class PublishOutcome(StrEnum):
     """No queue is bound for it."""
     UNKNOWN = "unknown"
     """Connection lost or time out: it may have arrived or not."""
+    UNSAYABLE = "unsayable"
+    """No message can be made of it, and the broker was not asked."""
 
 
 @dataclass(frozen=True, slots=True)

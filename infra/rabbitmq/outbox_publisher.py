@@ -71,7 +71,8 @@ class OutboxPublisher:
         """
         Publish rows, wait for the broker's confirms and note them; return how many were confirmed.
 
-        Rows that were refused (a shop's full queue, say) wait a little longer each time.
+        Rows that were refused (a shop's full queue, say), or of which no message can be made, wait a little
+        longer each time and hold up no other.
         """
         if not rows:
             return 0
@@ -80,13 +81,15 @@ class OutboxPublisher:
         headers = publishing.headers if publishing is not None else {}
         traceparents = publishing.traceparents if publishing is not None else {}
         reach("outbox: before publish")
-        outcomes = self._publisher.publish(
-            [
-                self._compose(row, now, headers.get(position), traceparents)
-                for position, row in enumerate(rows)
-            ],
-            timeout_s=self._timeout_seconds,
+        messages = [
+            self._compose(row, now, headers.get(position), traceparents) for position, row in enumerate(rows)
+        ]
+        answers = iter(
+            self._publisher.publish(
+                [message for message in messages if message is not None], timeout_s=self._timeout_seconds
+            )
         )
+        outcomes = [PublishOutcome.UNSAYABLE if message is None else next(answers) for message in messages]
         reach("outbox: confirmed")
         if publishing is not None:
             publishing.done(outcomes)
@@ -117,6 +120,17 @@ class OutboxPublisher:
         return len(confirmed)
 
     def _compose(
+        self, row: OutboxRow, now: datetime, header: str | None, traceparents: Mapping[UUID, str]
+    ) -> Outgoing | None:
+        """Make a row's message; None, with a line in the log, where there is none to be made."""
+        try:
+            return self._compose_or_fail(row, now, header, traceparents)
+        except Exception:
+            # Whatever it is, a relay that stumbles over one row for ever would publish nobody's.
+            log.exception("outbox_row_unsayable", outbox_id=row.outbox_id)
+            return None
+
+    def _compose_or_fail(
         self, row: OutboxRow, now: datetime, header: str | None, traceparents: Mapping[UUID, str]
     ) -> Outgoing:
         if isinstance(row, CommandRow):

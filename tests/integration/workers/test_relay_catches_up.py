@@ -11,6 +11,7 @@ from typing import Any
 import pika
 import pytest
 from sqlalchemy import create_engine, text
+from structlog.testing import capture_logs
 
 from infra.postgres.outbox import delete_published
 from infra.postgres.step import Steps
@@ -107,3 +108,31 @@ def test_an_alarm_that_waited_through_an_outage_rings_when_it_was_meant_to(
     assert late >= timedelta(0), "early by any amount is early"
     # The lanes' whole second, and the load of the machine.
     assert time.monotonic() - began < max(0, left_seconds) + 10
+
+
+def test_a_row_of_which_no_message_can_be_made_holds_up_no_other(database_url: str, broker_url: str) -> None:
+    """Too long a delay, or events that nobody can sign; the oldest, so that it comes up in each round."""
+    with a_relay(database_url, broker_url) as relay:
+        with relay.engine.begin() as connection:
+            connection.execute(
+                text("""
+                    INSERT INTO outbox (queue, command, arguments, delay_ms, created_at, next_attempt_at)
+                    SELECT 'escrow.hold', 'hold_funds', '{}', delay,
+                           clock_timestamp() + seconds * interval '1 second',
+                           clock_timestamp() - interval '1 hour' + seconds * interval '1 second'
+                    FROM (VALUES (31 * 86400000::bigint, 1), (0, 2)) AS row(delay, seconds)
+                """)
+            )
+        with capture_logs() as logged:
+            assert publish_left_over(relay) == 1
+        assert len(read_all(broker_url, "escrow.hold", 1)) == 1
+        assert [line["event"] for line in logged if line["log_level"] == "error"] == ["outbox_row_unsayable"]
+        with relay.engine.begin() as connection:
+            left = connection.execute(
+                text("""
+                    SELECT attempts, next_attempt_at > clock_timestamp() AS waits FROM outbox
+                    WHERE published_at IS NULL
+                """)
+            ).one()
+            connection.execute(text("DELETE FROM outbox"))
+    assert (left.attempts, left.waits) == (1, True), "it is tried again, later each time"
