@@ -379,6 +379,17 @@ def decide_transfer(  # noqa: PLR0911 - one return for each cell of the table
             return TransferChange(TransferState.UNKNOWN) if state is TransferState.SENDING else None
 
 
+def contradicts(state: TransferState, answer: TransferAnswer) -> bool:
+    """
+    Whether the bank takes back a last word of its own: nothing is booked on that, and people must ask it.
+
+    What merely comes late does not: that it is pending, once it has ended, or settled, once it came back.
+    """
+    if state is TransferState.FAILED:
+        return answer.word in {BankWord.SETTLED, BankWord.RETURNED}
+    return state in {TransferState.SETTLED, TransferState.RETURNED} and answer.word is BankWord.REJECTED
+
+
 # How long until the bank is asked again: soon at first, since most transfers settle at once.
 _CHECK_DELAYS_MS = (1_000, 2_000, 5_000, 10_000, 30_000, 60_000, 300_000, 900_000, 3_600_000)
 

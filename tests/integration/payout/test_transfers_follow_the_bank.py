@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 from workflow_support.banks import NEVER_SEEN, NO_ANSWER, PENDING, REJECTED, SETTLED, ScriptedBank
 from workflow_support.books import balance
 from workflow_support.desk import Desk, Told
@@ -193,6 +194,18 @@ def test_two_workers_told_different_last_words_book_one_of_them(desk_with: OpenD
     side_by_side(*[lambda: desk.handle(*questions) for _ in range(2)])
     last_words = [told.type for told in desk.told if told.type in {"payout.settled", "payout.failed"}]
     assert len(last_words) == 1
+
+
+def test_a_bank_that_takes_its_last_word_back_moves_nothing_and_is_told_of(pay_out: PayOut) -> None:
+    """The seller has the money again; if it was paid all the same, people must hear of it."""
+    payout = pay_out(ScriptedBank(submit=[REJECTED]))
+    payout.bank.sends_back(payout.bank.submitted[0].end_to_end_id)
+    with capture_logs() as logged:
+        _collect_returns(payout)
+    assert (payout.state, payout.money) == ("failed", BACK)
+    assert [(line["event"], line["state"], line["word"]) for line in logged if "word" in line] == [
+        ("bank_contradicts_itself", "failed", "returned")
+    ]
 
 
 def test_a_transfer_returned_after_it_settled_goes_to_available_and_never_to_held(

@@ -26,6 +26,7 @@ from workers.payout.decisions import (
     WaitForPeople,
     WaitUntil,
     check_delay_ms,
+    contradicts,
     cooling_off_until,
     decide_count,
     decide_request,
@@ -254,6 +255,21 @@ def test_every_word_of_the_bank_in_every_state(state: TransferState, word: BankW
     change = decide_transfer(state, TransferAnswer(word))
     expected = _CHANGES.get((state, word))
     assert (change and (change.state, change.postings, change.events)) == expected
+
+
+@pytest.mark.parametrize("word", BankWord)
+@pytest.mark.parametrize("state", TransferState)
+def test_only_another_last_word_contradicts_the_first(state: TransferState, word: BankWord) -> None:
+    """Words that come late do not: asked before, and answered when it had gone on."""
+    assert contradicts(state, TransferAnswer(word)) == (
+        (state, word)
+        in {
+            (_S.FAILED, _W.SETTLED),
+            (_S.FAILED, _W.RETURNED),
+            (_S.SETTLED, _W.REJECTED),
+            (_S.RETURNED, _W.REJECTED),
+        }
+    )
 
 
 @pytest.mark.parametrize("word", [BankWord.UNKNOWN, BankWord.NEVER_SEEN, BankWord.PENDING])

@@ -36,6 +36,7 @@ from workers.payout.decisions import (
     TransferChange,
     TransferState,
     check_delay_ms,
+    contradicts,
     decide_transfer,
     own_kind,
 )
@@ -236,9 +237,12 @@ def _book(step: Step, answers: dict[UUID, TransferAnswer]) -> tuple[list[UUID], 
     still_open: list[UUID] = []
     ended: list[PostingKind] = []
     back: list[tuple[UUID, SellerCurrency, int]] = []
+    contradicted: list[tuple[store.Transfer, TransferAnswer]] = []
     for transfer in store.lock_transfers(step.connection, answers):
         answer = answers[transfer.payout_id]
         change = decide_transfer(transfer.state, answer)
+        if contradicts(transfer.state, answer):
+            contradicted.append((transfer, answer))
         state = change.state if change else transfer.state
         if change is not None:
             changes.append((transfer.payout_id, change.state, answer.reason))
@@ -252,6 +256,13 @@ def _book(step: Step, answers: dict[UUID, TransferAnswer]) -> tuple[list[UUID], 
         store.mark_transfers(step.connection, changes, now=step.now)
     if back:
         pay_debts_first(step, back)
+    for transfer, answer in contradicted:
+        log.error(
+            "bank_contradicts_itself",
+            end_to_end_id=transfer.end_to_end_id,
+            state=transfer.state,
+            word=answer.word,
+        )
     return still_open, ended
 
 
