@@ -61,14 +61,16 @@ class EventsRow:
 OutboxRow = CommandRow | EventsRow
 
 
-def write_events(connection: Connection, events: Sequence[StoredEvent], *, all_new: bool = False) -> None:
+def write_events(
+    connection: Connection, events: Sequence[StoredEvent], *, all_new: bool = False
+) -> set[UUID]:
     """
-    Keep events; an id that is known, or stands here twice, is the same event and is written once.
+    Keep events, no id of which stands here twice; return the ids that are known and stay as they are.
 
-    With `all_new` such an id fails the transaction, see `Steps.carry_out`.
+    With `all_new` a known id fails the transaction, see `Steps.carry_out`.
     """
     ordered = sorted(events, key=lambda event: event.event_id.int)
-    insert_unless_known(
+    left_out = insert_unless_known(
         connection,
         events_table,
         {
@@ -82,6 +84,7 @@ def write_events(connection: Connection, events: Sequence[StoredEvent], *, all_n
         all_new=all_new,
         often_equal=("shop_id", "type", "occurred_at"),
     )
+    return {row.event_id for row in left_out}
 
 
 def find_events(connection: Connection, event_ids: Iterable[UUID]) -> list[StoredEvent]:
