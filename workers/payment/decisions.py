@@ -94,6 +94,7 @@ class OpenDebit:
     """The bank took money back; minor units."""
 
     debit_id: UUID
+    bank_id: str
     bank_reference: str
     amount_minor: int
     currency: str
@@ -103,6 +104,7 @@ class OpenDebit:
 class StandingCredit:
     """A credit that the bank has not taken back, and the payment that it confirmed, if any."""
 
+    bank_id: str
     credit: OpenCredit
     payment_id: UUID | None
 
@@ -116,22 +118,22 @@ class TakenBack:
 
 def decide_take_backs(debits: Iterable[OpenDebit], credits_: Iterable[StandingCredit]) -> list[TakenBack]:
     """
-    Pair debits with the credits that they take back: same reference, amount and currency.
+    Pair debits with the credits that they take back: same bank, reference, amount and currency.
 
-    A credit that confirmed nothing goes first: a buyer who paid twice gets the second payment back, and
-    the order is left alone.
+    No bank can take back what another one holds, whatever it says. A credit that confirmed nothing goes
+    first: a buyer who paid twice gets the second payment back, and the order is left alone.
     """
-    standing: dict[tuple[str, int, str], list[StandingCredit]] = defaultdict(list)
+    standing: dict[tuple[str, str, int, str], list[StandingCredit]] = defaultdict(list)
     for credit in sorted(credits_, key=lambda c: (c.payment_id is not None, c.credit.credit_id)):
-        standing[_credit_key(credit.credit)].append(credit)
+        standing[_line_key(credit.bank_id, credit.credit)].append(credit)
     pairs: list[TakenBack] = []
     for debit in debits:
-        candidates = standing.get((debit.bank_reference, debit.amount_minor, debit.currency), [])
+        candidates = standing.get(_line_key(debit.bank_id, debit), [])
         if candidates:
             chosen = candidates.pop(0)
             pairs.append(TakenBack(debit, chosen.credit, chosen.payment_id))
     return pairs
 
 
-def _credit_key(credit: OpenCredit) -> tuple[str, int, str]:
-    return credit.bank_reference, credit.amount_minor, credit.currency
+def _line_key(bank_id: str, line: OpenCredit | OpenDebit) -> tuple[str, str, int, str]:
+    return bank_id, line.bank_reference, line.amount_minor, line.currency

@@ -204,11 +204,14 @@ def lock_standing_credits(connection: Connection, references: Iterable[str]) -> 
     """Lock credits of these references that the bank has not taken back, in id order."""
     return [
         StandingCredit(
-            OpenCredit(row.credit_id, row.bank_reference, row.amount_minor, row.currency), row.payment_id
+            row.bank_id,
+            OpenCredit(row.credit_id, row.bank_reference, row.amount_minor, row.currency),
+            row.payment_id,
         )
         for row in connection.execute(
             text("""
-                SELECT credit_id, bank_reference, amount_minor, currency, payment_id FROM bank_credits
+                SELECT credit_id, bank_id, bank_reference, amount_minor, currency, payment_id
+                FROM bank_credits
                 WHERE taken_back_at IS NULL AND bank_reference = ANY(CAST(:references AS text[]))
                 ORDER BY credit_id FOR UPDATE
             """),
@@ -220,10 +223,10 @@ def lock_standing_credits(connection: Connection, references: Iterable[str]) -> 
 def lock_open_debits(connection: Connection, references: Iterable[str]) -> list[OpenDebit]:
     """Lock debits of these references whose credit has not come yet, in id order."""
     return [
-        OpenDebit(row.debit_id, row.bank_reference, row.amount_minor, row.currency)
+        OpenDebit(row.debit_id, row.bank_id, row.bank_reference, row.amount_minor, row.currency)
         for row in connection.execute(
             text("""
-                SELECT debit_id, bank_reference, amount_minor, currency FROM bank_debits
+                SELECT debit_id, bank_id, bank_reference, amount_minor, currency FROM bank_debits
                 WHERE credit_id IS NULL AND bank_reference = ANY(CAST(:references AS text[]))
                 ORDER BY debit_id FOR UPDATE
             """),

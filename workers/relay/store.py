@@ -136,7 +136,7 @@ def find_credits_of_open_debits(connection: Connection, *, grace_seconds: float,
         for row in connection.execute(
             text("""
                 SELECT c.credit_id FROM bank_debits AS d
-                JOIN bank_credits AS c ON c.bank_reference = d.bank_reference
+                JOIN bank_credits AS c ON c.bank_reference = d.bank_reference AND c.bank_id = d.bank_id
                   AND (c.amount_minor, c.currency) = (d.amount_minor, d.currency)
                 WHERE d.credit_id IS NULL AND c.taken_back_at IS NULL
                   AND d.received_at < clock_timestamp() - make_interval(secs => :grace)

@@ -92,6 +92,24 @@ def test_a_new_credit_confirms_a_charged_back_order_again(desk: Desk) -> None:
     assert types(released_now(desk, shop, order)) == ["hold.released"]
 
 
+def test_a_bank_takes_back_only_what_it_credited_itself(desk: Desk) -> None:
+    """The money lies at the other bank, which has said nothing; this debit waits for a credit of its own."""
+    shop = desk.a_shop()
+    order = held_order(desk, shop)
+    desk.bank_says(bank_debited(debit_data(order), bank="other-bank"))
+    assert is_funded(desk, order)
+    sweep(desk.steps, grace_seconds=0, queue_depth=lambda _queue: 0)
+    assert "match_credits" not in {row.command for row in desk.commands}
+    desk.run()
+    # The order's own credit stands when the other bank's comes late and is taken back at once.
+    desk.bank_says(bank_credited(credit_data(order), bank="other-bank"))
+    assert is_funded(desk, order)
+    assert types(released_now(desk, shop, order)) == ["hold.released"]
+    assert (
+        desk.value("SELECT count(*) FROM bank_debits WHERE bank_id = 'other-bank' AND credit_id IS NULL") == 0
+    )
+
+
 def test_a_due_hold_is_released_with_the_new_credit(desk: Desk) -> None:
     shop = desk.a_shop()
     order = held_order(desk, shop)
