@@ -45,6 +45,9 @@ def database_problems(url: str) -> Iterator[str]:
     """Say what is wrong with HOLDFAST_DATABASE_URL in production."""
     parts = urlsplit(url)
     given = parse_qs(parts.query, keep_blank_values=True)
+    if given.keys() & {"service", "servicefile"}:
+        # A service file may add a hostaddr, which decides where libpq connects whatever the host is called.
+        yield "HOLDFAST_DATABASE_URL must not name a service file's entry in production: say all in the URL"
     hosts = _database_hosts(parts.netloc, given)
     if not hosts:
         # libpq would take PGHOST, which nobody has checked.

@@ -52,6 +52,8 @@ WRONG = [
     ("DATABASE_URL", "postgresql://payment:hidden-password@localhost/h?host=db.example"),
     ("DATABASE_URL", "postgresql://payment:hidden-password@localhost/h?hostaddr=192.0.2.1"),
     ("DATABASE_URL", "postgresql://payment:hidden-password@localhost,db.example/h"),
+    ("DATABASE_URL", "postgresql://payment:hidden-password@localhost/h?service=elsewhere"),
+    ("DATABASE_URL", "postgresql://payment:hidden-password@localhost/h?servicefile=/etc/elsewhere"),
     ("DATABASE_URL", "postgresql://payment:postgres@127.0.0.1/holdfast"),
     ("DATABASE_URL", "postgresql://payment@127.0.0.1/holdfast"),
     ("BANK_URL", "http://bank.example"),
