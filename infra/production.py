@@ -6,7 +6,7 @@ its value, because URLs carry passwords.
 """
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from urllib.parse import parse_qs, unquote, urlsplit
 
 # What installers, images and examples ship with, and what people type when they mean to change it later.
@@ -46,7 +46,7 @@ def database_problems(url: str) -> Iterator[str]:
     parts = urlsplit(url)
     given = parse_qs(parts.query, keep_blank_values=True)
     if given.keys() & {"service", "servicefile"}:
-        # A service file may add a hostaddr, which decides where libpq connects whatever the host is called.
+        # What a service file adds has been looked at by nobody.
         yield "HOLDFAST_DATABASE_URL must not name a service file's entry in production: say all in the URL"
     hosts = _database_hosts(parts.netloc, given)
     if not hosts:
@@ -64,6 +64,14 @@ def database_problems(url: str) -> Iterator[str]:
     by_other_means = given.keys() & {"passfile", "sslcert"} or all(host.startswith("/") for host in hosts)
     if password or not by_other_means:
         yield from _password_problems("HOLDFAST_DATABASE_URL", user, password)
+
+
+def libpq_problems(environment: Mapping[str, str]) -> Iterator[str]:
+    """Say which of libpq's own variables would lead a connection past what the URL says."""
+    # With PGHOSTADDR libpq connects there, also where the URL says localhost and therefore needs no TLS.
+    for name in ("PGHOSTADDR", "PGSERVICE", "PGSERVICEFILE"):
+        if environment.get(name):
+            yield f"{name} must not be set in production: HOLDFAST_DATABASE_URL says where PostgreSQL is"
 
 
 def http_problems(variable: str, url: str) -> Iterator[str]:

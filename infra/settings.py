@@ -174,6 +174,7 @@ class Settings(BaseSettings):
             yield "HOLDFAST_CRASH_AT must not be set in production"
         yield from production.broker_problems(str(self.broker_url))
         yield from production.database_problems(str(self.database_url))
+        yield from production.libpq_problems(os.environ)
         if self.broker_management_url is not None:
             yield from production.http_problems(
                 "HOLDFAST_BROKER_MANAGEMENT_URL", str(self.broker_management_url)

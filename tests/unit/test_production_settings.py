@@ -92,3 +92,15 @@ def test_a_command_that_uses_nothing_runs_in_production(monkeypatch: pytest.Monk
         monkeypatch.delenv(f"HOLDFAST_{name}", raising=False)
     monkeypatch.setenv("HOLDFAST_ENVIRONMENT", "production")
     assert Environment(Need.NOTHING)
+
+
+@pytest.mark.parametrize("variable", ["PGHOSTADDR", "PGSERVICE", "PGSERVICEFILE"])
+def test_production_refuses_what_leads_libpq_past_the_url(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PGHOSTADDR decides where libpq connects, also where the URL says localhost and so needs no TLS."""
+    monkeypatch.setenv(variable, "198.51.100.7")
+    with pytest.raises(SettingsError, match=f"{variable} must not be set in production") as refused:
+        load_settings(**GOOD)
+    assert "198.51.100.7" not in str(refused.value)
+    assert load_settings(**{**GOOD, "environment": "development"})
