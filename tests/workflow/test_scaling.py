@@ -62,34 +62,35 @@ class Pool:
 
 
 class Load:
-    """Orders that come in all the while, a batch at a time, each paid for."""
+    """What is done over and over, in a thread of its own, until it is enough."""
 
-    def __init__(self, system: System, shop: Shop) -> None:
-        self.orders: list[dict[str, Any]] = []
-        self._system = system
-        self._shop = shop
+    def __init__(self, act: Callable[[], None], *, pause_seconds: float) -> None:
+        self._act = act
+        self._pause_seconds = pause_seconds
         self._enough = threading.Event()
-        self._thread = threading.Thread(target=self._publish)
+        self._thread = threading.Thread(target=self._repeat)
         self._failure: BaseException | None = None
         self._thread.start()
 
-    def stop(self) -> list[dict[str, Any]]:
+    def stop(self) -> None:
         self._enough.set()
         self._thread.join()
         assert self._failure is None, self._failure
-        return self.orders
 
-    def _publish(self) -> None:
+    def _repeat(self) -> None:
         try:
             while not self._enough.is_set():
-                orders = [order_data(splits={SELLERS[n % 5]: 1_000}) for n in range(BATCH)]
-                events = [self._shop.event("order.paid", order) for order in orders]
-                self._shop.publish(self._shop.message(*events, batch=True))
-                self._system.buyers_pay(*orders)
-                self.orders += orders
-                self._enough.wait(0.1)
+                self._act()
+                self._enough.wait(self._pause_seconds)
         except BaseException as error:  # noqa: BLE001 - told to the test, which has a thread of its own
             self._failure = error
+
+
+def pay(system: System, shop: Shop, orders: list[dict[str, Any]]) -> None:
+    """Publish orders under one signature, and let the buyers' money arrive."""
+    events = [shop.event("order.paid", order) for order in orders]
+    shop.publish(shop.message(*events, batch=True))
+    system.buyers_pay(*orders)
 
 
 @pytest.fixture
@@ -108,7 +109,14 @@ def test_pools_grow_to_four_and_shrink_to_one_while_work_comes_in(
     system: System, pool_of: Callable[[str], Pool]
 ) -> None:
     shop = system.a_shop("--funding", "announced")
-    load = Load(system, shop)
+    orders: list[dict[str, Any]] = []
+
+    def pay_some() -> None:
+        some = [order_data(splits={SELLERS[n % 5]: 1_000}) for n in range(BATCH)]
+        pay(system, shop, some)
+        orders.extend(some)
+
+    load = Load(pay_some, pause_seconds=0.1)
     pools = [pool_of(name) for name in ("payment", "escrow")]
     for pool in pools:
         pool.grow(4)
@@ -118,7 +126,7 @@ def test_pools_grow_to_four_and_shrink_to_one_while_work_comes_in(
     for pool in pools:
         pool.shrink_to_the_newest()
         pool.back_to_the_first()
-    orders = load.stop()
+    load.stop()
     assert [pool.exit_codes for pool in pools] == [[0, 0, 0, 0]] * len(pools)
 
     # Nothing lost, nothing twice: every order is held under one id and released under one id, to the cent.
@@ -133,5 +141,41 @@ def test_pools_grow_to_four_and_shrink_to_one_while_work_comes_in(
             "available": earned,
             "in_payout": 0,
             "paid_out": 0,
+        }
+    assert system.broken_promises() == []
+
+
+def test_the_payout_pool_grows_and_shrinks_while_withdrawals_come_in(
+    system: System, pool_of: Callable[[str], Pool]
+) -> None:
+    shop = system.a_shop("--funding", "announced")
+    pay(system, shop, [order_data(splits={seller: 1_000_000}) for seller in SELLERS])
+    for seller in SELLERS:
+        shop.enrols(seller)
+    shop.hears_all(lambda event: event.type == "seller.accepted", len(SELLERS))
+    shop.hears_all(lambda event: event.type == "hold.released", len(SELLERS))
+    withdrawals: list[str] = []
+    load = Load(
+        lambda: withdrawals.extend(shop.withdraws(seller, 100) for seller in SELLERS), pause_seconds=0.5
+    )
+    pool = pool_of("payout")
+    pool.grow(4)
+    pool.wait_until_ready()
+    pool.shrink_to_the_newest()
+    pool.back_to_the_first()
+    load.stop()
+    assert pool.exit_codes == [0, 0, 0, 0]
+
+    settled = shop.hears_all(lambda event: event.type == "payout.settled", len(withdrawals), patience=60)
+    assert {event.data["withdrawal_id"] for event in settled} == set(withdrawals)
+    for event in settled:
+        assert system.accepted_by_bank(event.data["end_to_end_id"]) == 1
+    paid_out = 100 * len(withdrawals) // len(SELLERS)
+    for seller in SELLERS:
+        assert system.balances(shop, seller) == {
+            "held": 0,
+            "available": 1_000_000 - paid_out,
+            "in_payout": 0,
+            "paid_out": paid_out,
         }
     assert system.broken_promises() == []
