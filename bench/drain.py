@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -179,6 +179,7 @@ def drain(
     servers: Servers,
     poll_seconds: float = _POLL_SECONDS,
     waiting_seconds: float = 0,
+    meanwhile: Callable[[Workers], AbstractContextManager[None]] = nullcontext,
 ) -> Drained:
     """
     Warm up, stand still, fill the queue, and measure how long it takes to drain.
@@ -194,7 +195,8 @@ def drain(
     used_before, busy_before = cpu_seconds(roots), _busy_seconds()
     began = time.monotonic()
     workers.resume()
-    ended = wait_until_done(done, len(warm_up) + len(orders), workers, poll_seconds=poll_seconds)
+    with meanwhile(workers):
+        ended = wait_until_done(done, len(warm_up) + len(orders), workers, poll_seconds=poll_seconds)
     used = {name: seconds - used_before[name] for name, seconds in cpu_seconds(roots).items()}
     busy = _busy_seconds() - busy_before
     foreign = max(0.0, busy - sum(used.values())) / ((ended - began) * len(os.sched_getaffinity(0)))

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
@@ -90,6 +90,8 @@ class Holdfast:
     workers: Sequence[str] = WORKERS
     prepare: Prepare | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
+    # What watches the workers while they drain.
+    meanwhile: Callable[[Workers], AbstractContextManager[None]] = nullcontext
 
     def measure(self, servers: Servers, orders: int) -> Drained:
         day_seconds = 1 if self.releases else DAY_SECONDS
@@ -111,6 +113,7 @@ class Holdfast:
                 servers=servers,
                 poll_seconds=_COUNT_SECONDS,
                 waiting_seconds=PERIOD_SECONDS if self.releases else 0,
+                meanwhile=self.meanwhile,
             )
             _check_books(database, made)
             return drained

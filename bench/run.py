@@ -24,6 +24,7 @@ from typing import Protocol
 import structlog
 from arrivals import measure_latency
 from baselines import OnCelery, OnDbos, Stock
+from breakdown import lines_of, measure_breakdown
 from drain import Drained, MeasurementFailed
 from holdfast_workers import Holdfast, installed
 from plots import plot_growth, plot_storm
@@ -111,7 +112,7 @@ FULL = Length(
 LATENCY_RATES = (10.0, 100.0, 1000.0)
 STORM_ORDER_RATE = 50.0
 TWO = ("payment", "payment", "escrow", "relay")
-PARTS = ("ratios", "scaling", "latency", "storm")
+PARTS = ("ratios", "breakdown", "scaling", "latency", "storm")
 
 RATIOS = (
     Ratio(_SINGLES, _EMPTY, 1.5),
@@ -318,6 +319,36 @@ def measure_ratios(
     }
 
 
+def measure_where_time_goes(
+    servers: Servers, console: Console, length: Length, _only: str | None, _folder: Path
+) -> dict[str, object]:
+    found = {
+        name: measure_breakdown(servers, batch_size=batch_size, orders=length.fast_orders)
+        for name, batch_size in ((_SINGLES, 1), (_BATCHES, 100))
+    }
+    for name, breakdown in found.items():
+        table = Table(
+            title=f"Where the time goes, {name}: µs an order",
+            caption="Workers: processor time, by samples. PostgreSQL: by the clock, with its waits.",
+        )
+        for heading in ("", "what for"):
+            table.add_column(heading)
+        table.add_column("µs", justify="right")
+        before = ""
+        for who, what, spent in lines_of(breakdown):
+            table.add_row(who if who != before else "", what, f"{spent:,.1f}")
+            before = who
+        console.print(table)
+        console.print(
+            f"In all, CPU µs an order: workers {micros(breakdown.drained, 'workers'):,.0f}, "
+            f"broker {micros(breakdown.drained, 'broker'):,.0f}, "
+            f"database {micros(breakdown.drained, 'database'):,.0f}. Written an order: "
+            f"{breakdown.log_bytes:,.0f} bytes of log, {breakdown.disk_bytes:,.0f} of tables and indexes.",
+            highlight=False,
+        )
+    return {name: asdict(breakdown) for name, breakdown in found.items()}
+
+
 def measure_scaling(
     servers: Servers, console: Console, length: Length, _only: str | None, _folder: Path
 ) -> dict[str, object]:
@@ -372,6 +403,7 @@ def measure_release_storm(
 
 _MEASURE: dict[str, Callable[[Servers, Console, Length, str | None, Path], dict[str, object]]] = {
     "ratios": measure_ratios,
+    "breakdown": measure_where_time_goes,
     "scaling": measure_scaling,
     "latency": measure_latencies,
     "storm": measure_release_storm,

@@ -5,17 +5,32 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import LiteralString
 
 import psycopg
 
 from infra.local.postgres import PrivatePostgres
 from infra.local.processes import find_running, record_of
 from infra.local.rabbitmq import PrivateRabbitMQ
-from infra.local.services import services_in, start_services
+from infra.local.services import Services, services_in, start_services
 
 CHECKOUT = Path(__file__).parent.parent
 _FOLDER = CHECKOUT / ".local" / "bench"
+# Loaded at the start or never; counts only where it is told to.
+_COUNTER_SETTINGS = {"shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.track": "none"}
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Bytes of write-ahead log, and of databases on disk."""
+
+    log: int
+    disk: int
+
+    def since(self, before: "Written") -> "Written":
+        return Written(self.log - before.log, self.disk - before.disk)
 
 
 class Servers:
@@ -48,8 +63,7 @@ class Servers:
 
     def settle(self) -> None:
         """Write out what earlier measurements left to write, so that the next one does not pay for it."""
-        with psycopg.connect(self._postgres.url("postgres"), autocommit=True) as connection:
-            connection.execute("CHECKPOINT")
+        self._command("CHECKPOINT")
 
     def roots(self) -> dict[str, list[int]]:
         """Return the servers' first processes."""
@@ -58,6 +72,43 @@ class Servers:
             "database": find_running(self.folder / "postgres" / "server.pid.json"),
         }
         return {name: [record.pid] for name, record in records.items() if record is not None}
+
+    @contextmanager
+    def counting_statements(self) -> Iterator[None]:
+        """Have PostgreSQL count what is spent on each statement."""
+        self._command("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
+        self._command("ALTER ROLE ALL SET pg_stat_statements.track = 'top'")
+        try:
+            yield
+        finally:
+            self._command("ALTER ROLE ALL RESET pg_stat_statements.track")
+
+    def forget_statements(self) -> None:
+        self._command("SELECT pg_stat_statements_reset()")
+
+    def statements(self) -> list[tuple[str, float]]:
+        """Return each statement since then and the milliseconds spent on it."""
+        with psycopg.connect(self._postgres.url("postgres")) as connection:
+            return [
+                (str(query), float(spent))
+                for query, spent in connection.execute(
+                    "SELECT query, total_exec_time FROM pg_stat_statements"
+                    " WHERE dbid <> (SELECT oid FROM pg_database WHERE datname = current_database())"
+                )
+            ]
+
+    def written(self) -> Written:
+        """Return what PostgreSQL has written since it was set up, and what its databases take."""
+        with psycopg.connect(self._postgres.url("postgres")) as connection:
+            row = connection.execute(
+                "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0'),"
+                " (SELECT sum(pg_database_size(oid)) FROM pg_database)"
+            ).fetchone()
+        return Written(int(row[0]), int(row[1])) if row else Written(0, 0)
+
+    def _command(self, statement: LiteralString) -> None:
+        with psycopg.connect(self._postgres.url("postgres"), autocommit=True) as connection:
+            connection.execute(statement)
 
     def versions(self) -> dict[str, str]:
         """Say which servers these are."""
@@ -84,8 +135,9 @@ def running_servers() -> Iterator[Servers]:
             services_in(abandoned).stop()
             shutil.rmtree(abandoned, ignore_errors=True)
     folder = _FOLDER / f"run-{os.getpid()}"
-    rabbitmq, postgres = PrivateRabbitMQ(folder / "rabbitmq"), PrivatePostgres(folder / "postgres")
-    services = services_in(folder)
+    rabbitmq = PrivateRabbitMQ(folder / "rabbitmq")
+    postgres = PrivatePostgres(folder / "postgres", settings=_COUNTER_SETTINGS)
+    services = Services(rabbitmq, postgres)
     try:
         start_services(services)
         yield Servers(rabbitmq, postgres, folder)
