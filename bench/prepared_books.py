@@ -6,6 +6,7 @@ import psycopg
 from orders import CURRENCY, SHOP
 from sqlalchemy import create_engine
 
+from infra.postgres.chain import chain_postings
 from infra.postgres.ledger_store import seal_postings
 
 _SELLERS = 10_000
@@ -64,7 +65,7 @@ _HOLDS = f"""
 
 
 def book_past(database_url: str, postings: int) -> None:
-    """Book so many postings, two an order, all sealed."""
+    """Book so many postings, two an order, all sealed and chained."""
     with psycopg.connect(database_url, autocommit=True) as database:
         for first, last in _chunks(postings // 2):
             values = {"shop": SHOP, "currency": CURRENCY, "first": first, "last": last}
@@ -96,11 +97,15 @@ def book_holds(
 
 
 def _seal(database_url: str) -> None:
-    """Fold what was booked into the subtotals, as the relay would have done long ago."""
+    """Fold what was booked into the subtotals, and chain it, as the relay would have done long ago."""
     engine = create_engine("postgresql+psycopg://" + database_url.split("://", 1)[1])
     try:
         with engine.begin() as connection:
             seal_postings(connection)
+        chained = 1
+        while chained:
+            with engine.begin() as connection:
+                chained = chain_postings(connection)
     finally:
         engine.dispose()
 
