@@ -10,8 +10,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 bin := .local/venv/bin
 set_up := ./infra/local/setup.sh
-# Each of the two has servers of its own. A broker that is given is used as it is, so by one.
-in_parallel := $(if $(HOLDFAST_BROKER_URL),,--numprocesses 2 --dist loadfile)
+# Each of the two has servers of its own. A server that is given is used as it is, so by one alone.
+in_parallel := $(if $(HOLDFAST_BROKER_URL)$(HOLDFAST_DATABASE_URL),,--numprocesses 2 --dist loadfile --no-loadscope-reorder)
 
 .PHONY: help demo test chaos check up down status clean bench drill lock static docs contract dependencies
 

@@ -103,9 +103,10 @@ def test_a_message_sent_again_gets_the_first_answer_under_its_first_id(system: S
     message = shop.message(shop.event("order.paid", order))
     shop.publish(message)
     first = shop.hears("order.held", order_id=order["order_id"])
-    shop.publish(message, message)
-    while shop.has_heard("order.held", order_id=order["order_id"]) < 3:
-        shop.listen()
+    for copies in (2, 3):
+        # One at a time: repeats that are handled in one batch get one answer.
+        shop.publish(message)
+        shop.hears_copies(copies, "order.held", order_id=order["order_id"])
     assert {event.id for event in shop.received if event.type == "order.held"} == {first.id}
     shop.hears("hold.released", order_id=order["order_id"])
     assert system.balances(shop, "s-1")["available"] == 10_000
@@ -156,8 +157,7 @@ def test_unknown_attributes_and_white_space_do_not_matter(system: System) -> Non
     first = shop.hears("order.held", order_id=order["order_id"])
     again = dict(reversed(list(event.items()))) | {"data": dict(reversed(list(order.items())))}
     shop.publish(shop.message(again))
-    while shop.has_heard("order.held", order_id=order["order_id"]) < 2:
-        shop.listen()
+    shop.hears_copies(2, "order.held", order_id=order["order_id"])
     assert {e.id for e in shop.received if e.type == "order.held"} == {first.id}
 
 

@@ -266,6 +266,13 @@ class Shop:
             if not self.listen():
                 time.sleep(0.02)
 
+    def hears_copies(self, count: int, type_: str, **data: Any) -> None:
+        """Wait until such an event has come so often, repeats included."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while (heard := self.has_heard(type_, **data)) < count:
+            assert time.monotonic() < deadline, f"{heard} of {count} copies of {type_} came"
+            time.sleep(0.02)
+
     def has_heard(self, type_: str, **data: Any) -> int:
         """Return how often such an event has come so far, repeats included."""
         while self.listen():
