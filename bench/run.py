@@ -242,7 +242,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, help="how often each is measured")
     parser.add_argument("--part", choices=PARTS, help="measure this part alone")
     parser.add_argument(
-        "--only", choices=[side.name for side in sides(SHORT)], help="measure this side of the ratios alone"
+        "--only",
+        action="append",
+        choices=[side.name for side in sides(SHORT)],
+        help="measure this side of the ratios alone; may be given again, for a ratio of two",
     )
     chosen = parser.parse_args(arguments)
     length = FULL if chosen.full else SHORT
@@ -286,13 +289,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def measure_ratios(
-    servers: Servers, console: Console, length: Length, only: str | None, folder: Path
+    servers: Servers, console: Console, length: Length, only: Sequence[str] | None, folder: Path
 ) -> dict[str, object]:
-    wanted = [side for side in sides(length) if only in {None, side.name}]
+    wanted = [side for side in sides(length) if only is None or side.name in only]
     results = measure(servers, console, wanted, length.rounds)
     print_speeds(console, wanted, results)
+    print_ratios(console, results, length)
     if only is None:
-        print_ratios(console, results, length)
         wanted_by_name = {side.name: side for side in wanted}
         plot_growth(
             folder / "speed-by-ledger-size.svg",
@@ -320,7 +323,7 @@ def measure_ratios(
 
 
 def measure_where_time_goes(
-    servers: Servers, console: Console, length: Length, _only: str | None, _folder: Path
+    servers: Servers, console: Console, length: Length, _only: Sequence[str] | None, _folder: Path
 ) -> dict[str, object]:
     found = {
         name: measure_breakdown(servers, batch_size=batch_size, orders=length.fast_orders)
@@ -350,7 +353,7 @@ def measure_where_time_goes(
 
 
 def measure_scaling(
-    servers: Servers, console: Console, length: Length, _only: str | None, _folder: Path
+    servers: Servers, console: Console, length: Length, _only: Sequence[str] | None, _folder: Path
 ) -> dict[str, object]:
     wanted = scaled_sides(length)
     results = measure(servers, console, wanted, length.rounds)
@@ -360,7 +363,7 @@ def measure_scaling(
 
 
 def measure_latencies(
-    servers: Servers, console: Console, length: Length, _only: str | None, _folder: Path
+    servers: Servers, console: Console, length: Length, _only: Sequence[str] | None, _folder: Path
 ) -> dict[str, object]:
     with installed(servers) as there:
         found = measure_latency(there, LATENCY_RATES, length.latency_seconds)
@@ -374,7 +377,7 @@ def measure_latencies(
 
 
 def measure_release_storm(
-    servers: Servers, console: Console, length: Length, _only: str | None, folder: Path
+    servers: Servers, console: Console, length: Length, _only: Sequence[str] | None, folder: Path
 ) -> dict[str, object]:
     with installed(servers) as there:
         storm = measure_storm(there, length.storm_holds, rate=STORM_ORDER_RATE)
@@ -401,7 +404,7 @@ def measure_release_storm(
     return asdict(storm)
 
 
-_MEASURE: dict[str, Callable[[Servers, Console, Length, str | None, Path], dict[str, object]]] = {
+_MEASURE: dict[str, Callable[[Servers, Console, Length, Sequence[str] | None, Path], dict[str, object]]] = {
     "ratios": measure_ratios,
     "breakdown": measure_where_time_goes,
     "scaling": measure_scaling,
@@ -504,7 +507,8 @@ def print_ratios(console: Console, results: Sequence[Mapping[str, Drained]], len
                 f"{ratio.floor:g} x",
                 "reached" if median >= ratio.floor else "[red]below[/red]",
             )
-    console.print(table)
+    if table.row_count:
+        console.print(table)
 
 
 def ratio_values(ratio: Ratio, results: Sequence[Mapping[str, Drained]], length: Length) -> list[float]:
