@@ -6,7 +6,7 @@ that is only the publishing, which the relay makes good.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
 from time import monotonic
 from typing import TypeVar
@@ -133,8 +133,7 @@ class Steps:
         with self._open(name, all_new=False) as step:
             return work(step)
 
-    @contextmanager
-    def begin(self, name: str = "step") -> Iterator[Step]:
+    def begin(self, name: str = "step") -> AbstractContextManager[Step]:
         """
         Open a transaction; commit at the end of the block, roll back on any error.
 
@@ -143,8 +142,7 @@ class Steps:
         An error that leaves the block says nothing about the commit when the connection broke: the
         caller tries the same messages again, and every effect is keyed so that it happens once.
         """
-        with self._open(name, all_new=False) as step:
-            yield step
+        return self._open(name, all_new=False)
 
     @contextmanager
     def _open(self, name: str, *, all_new: bool) -> Iterator[Step]:

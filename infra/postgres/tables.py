@@ -5,6 +5,8 @@ The migrations build the schema; this module is what queries are typed by, and a
 Comments say what each index is for; there are no others.
 """
 
+from collections.abc import Sequence
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -56,6 +58,20 @@ def _moment(name: str, *, nullable: bool = False, default_now: bool = False) -> 
         server_default=func.clock_timestamp() if default_now else None,
     )
 
+
+def _two_words() -> Sequence[Column[object]]:
+    """What one operator proposes and, under another name, another one decides, each with a reason."""
+    return (
+        Column("proposed_by", Text, nullable=False),
+        Column("proposed_why", Text, nullable=False),
+        _moment("proposed_at"),
+        Column("decided_by", Text, nullable=True),
+        Column("decided_why", Text, nullable=True),
+        _moment("decided_at", nullable=True),
+    )
+
+
+_TWO_NAMES = "lower(trim(decided_by)) <> lower(trim(proposed_by))"
 
 # --- who takes part -------------------------------------------------------------------------------
 
@@ -555,19 +571,14 @@ password_resets = Table(
     Column("shop_id", Text, nullable=False),
     Column("seller_id", Text, nullable=False),
     Column("event_id", Text, nullable=False),
-    Column("proposed_by", Text, nullable=False),
-    Column("proposed_why", Text, nullable=False),
-    _moment("proposed_at"),
-    Column("decided_by", Text, nullable=True),
-    Column("decided_why", Text, nullable=True),
-    _moment("decided_at", nullable=True),
+    *_two_words(),
     _moment("valid_until", nullable=True),
     _moment("cancelled_at", nullable=True),
     CheckConstraint(
         "(decided_by IS NULL) = (decided_at IS NULL) AND (valid_until IS NULL) = (decided_at IS NULL)",
         name="decided",
     ),
-    CheckConstraint("lower(trim(decided_by)) <> lower(trim(proposed_by))", name="two_names"),
+    CheckConstraint(_TWO_NAMES, name="two_names"),
     UniqueConstraint("shop_id", "event_id"),  # one event of the platform asks for one reset
 )
 
@@ -687,15 +698,10 @@ withdrawal_reviews = Table(
     metadata,
     Column("payout_id", Uuid, primary_key=True),
     Column("verdict", Text, nullable=False),
-    Column("proposed_by", Text, nullable=False),
-    Column("proposed_why", Text, nullable=False),
-    _moment("proposed_at"),
-    Column("decided_by", Text, nullable=True),
-    Column("decided_why", Text, nullable=True),
-    _moment("decided_at", nullable=True),
+    *_two_words(),
     CheckConstraint("verdict IN ('approve', 'reject')", name="verdict"),
     CheckConstraint("(decided_by IS NULL) = (decided_at IS NULL)", name="decided"),
-    CheckConstraint("lower(trim(decided_by)) <> lower(trim(proposed_by))", name="two_names"),
+    CheckConstraint(_TWO_NAMES, name="two_names"),
 )
 
 # A shop's own money that operators pay out to it. With `withdrawals` it is the view `payouts`: what a
@@ -711,12 +717,7 @@ shop_payouts = Table(
     Column("currency", Text, nullable=False),
     Column("destination_id", Text, nullable=False),
     Column("state", Text, nullable=False),
-    Column("proposed_by", Text, nullable=False),
-    Column("proposed_why", Text, nullable=False),
-    _moment("proposed_at"),
-    Column("decided_by", Text, nullable=True),
-    Column("decided_why", Text, nullable=True),
-    _moment("decided_at", nullable=True),
+    *_two_words(),
     CheckConstraint("source IN ('fees', 'recovered')", name="source"),
     CheckConstraint("state IN ('proposed', 'approved', 'rejected')", name="state"),
     CheckConstraint("amount_minor BETWEEN 1 AND 1000000000000000", name="amount"),
@@ -724,9 +725,7 @@ shop_payouts = Table(
         "(state = 'proposed') = (decided_at IS NULL) AND (decided_by IS NULL) = (decided_at IS NULL)",
         name="decided",
     ),
-    CheckConstraint(
-        "state <> 'approved' OR lower(trim(decided_by)) <> lower(trim(proposed_by))", name="two_names"
-    ),
+    CheckConstraint(f"state <> 'approved' OR {_TWO_NAMES}", name="two_names"),
     UniqueConstraint("shop_id", "reference"),  # the business key
 )
 

@@ -14,7 +14,7 @@ from sqlalchemy import Row, text
 from infra.postgres.bulk import insert_rows
 from infra.postgres.ledger_store import SellerCurrency
 from infra.postgres.step import Step
-from infra.postgres.tables import transfers, withdrawals
+from infra.postgres.tables import withdrawals
 from infra.rabbitmq.topology import PAYOUT_BANK
 from schemas.commands import CheckTransfer
 from schemas.outgoing import WithdrawalAccepted
@@ -174,17 +174,9 @@ def _write(step: Step, lost: LostPayout, *, refused: bool) -> None:
                 }
             ],
         )
-    insert_rows(
+    store.insert_transfers(
         step.connection,
-        transfers,
-        [
-            {
-                "payout_id": lost.payout_id,
-                "end_to_end_id": end_to_end_id_of(lost.payout_id),
-                "state": TransferState.UNKNOWN.value,
-                "created_at": step.now,
-                "sent_at": step.now,
-                "touched_at": step.now,
-            }
-        ],
+        [(lost.payout_id, end_to_end_id_of(lost.payout_id))],
+        now=step.now,
+        state=TransferState.UNKNOWN,
     )

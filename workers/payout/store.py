@@ -470,8 +470,14 @@ def mark_withdrawals_rejected(
     )
 
 
-def insert_transfers(connection: Connection, rows: Sequence[tuple[UUID, str]], *, now: datetime) -> None:
-    """Write the one bank instruction of each payout: (payout id, end-to-end id)."""
+def insert_transfers(
+    connection: Connection,
+    rows: Sequence[tuple[UUID, str]],
+    *,
+    now: datetime,
+    state: TransferState = TransferState.READY,
+) -> None:
+    """Write the one bank instruction of each payout: (payout id, end-to-end id); a ready one is unsent."""
     insert_rows(
         connection,
         transfers,
@@ -479,8 +485,9 @@ def insert_transfers(connection: Connection, rows: Sequence[tuple[UUID, str]], *
             {
                 "payout_id": payout_id,
                 "end_to_end_id": end_to_end_id,
-                "state": TransferState.READY.value,
+                "state": state.value,
                 "created_at": now,
+                "sent_at": None if state is TransferState.READY else now,
                 "touched_at": now,
             }
             for payout_id, end_to_end_id in rows

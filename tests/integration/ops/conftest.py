@@ -5,7 +5,8 @@ from io import StringIO
 
 import pytest
 from command_runs import Holdfast, Ran
-from workflow_support.desk import DAY_SECONDS, ENCRYPTION_KEY
+from workflow_support.desk import DAY_SECONDS, ENCRYPTION_KEY, Desk
+from workflow_support.events import SellersPlatform
 
 from ops import cli
 
@@ -29,3 +30,16 @@ def holdfast(
         return Ran(exit_code, printed.out, printed.err)
 
     return run
+
+
+@pytest.fixture
+def set_up(holdfast: Holdfast) -> Holdfast:
+    """Return the command on a database that has its schema."""
+    assert holdfast("migrate").exit_code == 0
+    return holdfast
+
+
+@pytest.fixture
+def platform(set_up: Holdfast, desk: Desk) -> SellersPlatform:
+    """Return the sellers' platform of a new shop."""
+    return desk.platform(desk.a_shop())

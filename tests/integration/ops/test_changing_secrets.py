@@ -16,12 +16,6 @@ from infra.security.encryption import Vault
 from infra.security.signatures import SIGNATURE_HEADER
 
 
-@pytest.fixture
-def set_up(holdfast: Holdfast) -> Holdfast:
-    assert holdfast("migrate").exit_code == 0
-    return holdfast
-
-
 def _new_workers(desk: Desk) -> None:
     """Have the desk read its keys afresh, as a worker does within a second."""
     desk.keys = KeyStore(desk.engine, desk.vault, cache_seconds=0.001)

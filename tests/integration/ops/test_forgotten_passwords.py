@@ -18,17 +18,6 @@ OTHER_IBAN = {"type": "iban", "iban": "GB82WEST12345698765432", "holder_name": "
 
 
 @pytest.fixture
-def set_up(holdfast: Holdfast) -> Holdfast:
-    assert holdfast("migrate").exit_code == 0
-    return holdfast
-
-
-@pytest.fixture
-def platform(set_up: Holdfast, desk: Desk) -> SellersPlatform:
-    return desk.platform(desk.a_shop())
-
-
-@pytest.fixture
 def seller(desk: Desk, platform: SellersPlatform) -> str:
     return desk.a_seller(platform, available=1_000)
 

@@ -53,12 +53,6 @@ class ListingBank(MoodyBank):
 
 
 @pytest.fixture
-def set_up(holdfast: Holdfast) -> Holdfast:
-    assert holdfast("migrate").exit_code == 0
-    return holdfast
-
-
-@pytest.fixture
 def bank(monkeypatch: pytest.MonkeyPatch) -> ListingBank:
     bank = ListingBank()
     monkeypatch.setenv("HOLDFAST_BANK_URL", "http://127.0.0.1:9")

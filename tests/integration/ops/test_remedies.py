@@ -29,12 +29,6 @@ DeskWith = Callable[[ScriptedBank], Desk]
 WHY = ("--why", "the buyer sent proof", "--operator", "ada")
 
 
-@pytest.fixture
-def set_up(holdfast: Holdfast) -> Holdfast:
-    assert holdfast("migrate").exit_code == 0
-    return holdfast
-
-
 def _relay(desk: Desk, since: int) -> None:
     """Carry out what a command of `holdfast` has left in the outbox since then, as the relay would."""
     commands = [

@@ -33,17 +33,6 @@ from workers.relay.sweep import report_what_waits_for_people, sweep
 WHY = ("--why", "because")
 
 
-@pytest.fixture
-def set_up(holdfast: Holdfast) -> Holdfast:
-    assert holdfast("migrate").exit_code == 0
-    return holdfast
-
-
-@pytest.fixture
-def platform(set_up: Holdfast, desk: Desk) -> SellersPlatform:
-    return desk.platform(desk.a_shop())
-
-
 def actions(desk: Desk, subject: str) -> list[tuple[str, str, str]]:
     return [
         (row.operator, row.action, row.reason)

@@ -6,7 +6,6 @@ from io import StringIO
 from itertools import pairwise
 from typing import Any
 
-import pytest
 from command_runs import Holdfast
 from workflow_support.desk import Desk
 from workflow_support.events import (
@@ -18,12 +17,6 @@ from workflow_support.events import (
 )
 
 START, END = "2000-01-01T00:00:00Z", "2100-01-01T00:00:00Z"
-
-
-@pytest.fixture
-def set_up(holdfast: Holdfast) -> Holdfast:
-    assert holdfast("migrate").exit_code == 0
-    return holdfast
 
 
 def _some_history(desk: Desk) -> tuple[str, str]:
