@@ -44,7 +44,7 @@ def replayed_message(record: Record) -> Outgoing:
         return _as_it_came(record, DELIVER_EXCHANGE, record.routing_key)
     exchange, routing_key = _first_arrival(record)
     message = retry_message(
-        replace(_delivery(record), exchange=exchange, routing_key=routing_key), delay_ms=0
+        _delivery(record)._replace(exchange=exchange, routing_key=routing_key), delay_ms=0
     )
     return replace(message, headers=_without(message.headers, ATTEMPT_HEADER))
 

@@ -14,26 +14,20 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Self
 
-import pika
 import pika.exceptions
 import structlog
 from dramatiq import Message
 from dramatiq.broker import Consumer, MessageProxy
 
-from infra.rabbitmq.amqp import CONNECTION_ERRORS, connection_parameters
 from infra.rabbitmq.availability import Availability
-from infra.rabbitmq.messages import Delivery, delivery_from_wire
+from infra.rabbitmq.messages import Delivery
+from infra.rabbitmq.session import LOST_SESSION, Buffered, Session
 
 log = structlog.get_logger(__name__)
 
-# A message that came back this often may be what killed its workers. Until one below it is seen, a consumer
-# takes one at a time, so that a crash counts against that one and not against hundreds beside it.
-SUSPECT_DELIVERY_COUNT = 3
 # So long are messages kept in hand while the database is away; then they go back, because RabbitMQ closes a
 # channel whose messages stay unacknowledged for half an hour (`consumer_timeout`).
 HOLD_SECONDS = 60.0
@@ -41,186 +35,14 @@ FIRST_RECONNECT_SECONDS = 0.2
 MAX_RECONNECT_SECONDS = 10.0
 # A batch is one transaction. A message may name hundreds of orders, so its size counts too: this much is
 # some thousand of them, enough to share what a transaction costs and few enough to stay short.
-BATCH_BYTES = 256 << 10
+BATCH_BYTES = 512 << 10
+# So often is read before a batch is made; a read takes a hundred KiB or so.
+_MOST_READS = 16
 # After this long a steady connection has earned a quick first reconnect again.
 STEADY_SECONDS = 10.0
 _NOT_FOUND = 404
 
 ChooseActor = Callable[[Delivery], str]
-
-
-class ConsumerCancelled(Exception):
-    """The broker ended the subscription: the queue was deleted, or its leader is gone."""
-
-
-_LOST: tuple[type[BaseException], ...] = (ConsumerCancelled, *CONNECTION_ERRORS)
-
-
-@dataclass(frozen=True, slots=True)
-class Ack:
-    """One acknowledgement frame."""
-
-    tag: int
-    multiple: bool
-
-
-class TagTracker:
-    """
-    Which delivery tags of one channel are done, and the fewest frames that say so.
-
-    A `multiple` acknowledgement takes everything up to its tag with it, so it stays below the lowest tag
-    that is unfinished. And it must name a tag that is still unacknowledged: RabbitMQ, not finding it, would
-    acknowledge all it holds while it looks, and then close the channel.
-    """
-
-    def __init__(self) -> None:
-        self._lowest_unfinished = 1
-        self._acknowledged_above: set[int] = set()
-
-    def finish(self, tags: Iterable[int]) -> list[Ack]:
-        """Mark tags as done, each once; returns what to send, in order."""
-        new = sorted(tags)
-        finished = self._acknowledged_above
-        finished.update(new)
-        while self._lowest_unfinished in finished:
-            finished.discard(self._lowest_unfinished)
-            self._lowest_unfinished += 1
-        below = [tag for tag in new if tag < self._lowest_unfinished]
-        acks = [Ack(below[-1], multiple=len(below) > 1)] if below else []
-        acks += [Ack(tag, multiple=False) for tag in new if tag > self._lowest_unfinished]
-        return acks
-
-
-@dataclass(frozen=True, slots=True)
-class _Buffered:
-    tag: int
-    delivery: Delivery
-
-
-class Session:
-    """One connection, channel and subscription. Only `settle`, `wake` and `closed` cross threads."""
-
-    def __init__(self, broker_url: str, queue_name: str, prefetch: int) -> None:
-        self._queue_name = queue_name
-        self._prefetch = prefetch
-        self._tracker = TagTracker()
-        self._finished: deque[int] = deque()
-        self._flush_pending = False
-        self._cancelled_by_broker = False
-        self._careful = True
-        self._widen = False
-        self._consumer_tag: str | None = None
-        self._closed = threading.Event()
-        self.delivered: deque[_Buffered] = deque()
-        self.opened_at = time.monotonic()
-        self._connection = pika.BlockingConnection(connection_parameters(broker_url, name=queue_name))
-        try:
-            self._channel = self._connection.channel()
-            self._channel.add_on_cancel_callback(self._on_cancelled)
-            self._subscribe(1)
-        except BaseException:
-            self.close()
-            raise
-
-    @property
-    def closed(self) -> bool:
-        return self._closed.is_set()
-
-    def pump(self, seconds: float) -> None:
-        """
-        Exchange frames with the broker until something happens, or for this long.
-
-        Raises:
-            ConsumerCancelled: the broker ended the subscription.
-            pika.exceptions.AMQPError, OSError: the connection is gone.
-        """
-        self._connection.process_data_events(time_limit=seconds)
-        if self._cancelled_by_broker:
-            raise ConsumerCancelled(f"the broker cancelled the consumer of {self._queue_name}")
-        if not self._channel.is_open:
-            raise pika.exceptions.ChannelWrongStateError(str(getattr(self._channel, "_closing_reason", "")))
-        if self._widen:
-            self._widen = False
-            self._careful = False
-            self._unsubscribe()
-            self._subscribe(self._prefetch)
-
-    def stop_deliveries(self) -> None:
-        """Let nothing more come in; what is unacknowledged stays so until settled or the session ends."""
-        if self._consumer_tag is not None:
-            self._unsubscribe()
-            self.delivered.clear()
-
-    def settle(self, tags: Iterable[int]) -> None:
-        """Acknowledge these, from any thread; nothing happens when the channel is gone."""
-        self._finished.extend(tags)
-        if not self._flush_pending:
-            self._flush_pending = True
-            self._call(self._flush)
-
-    def wake(self) -> None:
-        """Make `pump` return soon, from any thread."""
-        self._call(_nothing)
-
-    def close(self) -> None:
-        """End the session: acks given before are sent, what is unacknowledged goes back to its queue."""
-        if self._closed.is_set():
-            return
-        self._closed.set()
-        try:
-            if self._connection.is_open:
-                self._flush()
-                self._connection.close()
-        except CONNECTION_ERRORS as error:
-            # It is closed either way; what was not acknowledged comes again.
-            log.debug("session_close_failed", queue=self._queue_name, error=repr(error))
-
-    def _call(self, function: Callable[[], None]) -> None:
-        if self._closed.is_set():
-            return
-        # When the channel is gone, so is what this would have acknowledged.
-        with suppress(*CONNECTION_ERRORS):
-            self._connection.add_callback_threadsafe(function)
-
-    def _flush(self) -> None:
-        self._flush_pending = False
-        finished = self._finished
-        tags = [finished.popleft() for _ in range(len(finished))]
-        for ack in self._tracker.finish(tags) if tags else ():
-            self._channel.basic_ack(ack.tag, multiple=ack.multiple)
-
-    def _subscribe(self, prefetch: int) -> None:
-        self._channel.basic_qos(prefetch_count=prefetch)
-        self._consumer_tag = self._channel.basic_consume(self._queue_name, self._on_delivery)
-
-    def _unsubscribe(self) -> None:
-        consumer_tag, self._consumer_tag = self._consumer_tag, None
-        if consumer_tag is not None:
-            self._channel.basic_cancel(consumer_tag)
-
-    def _on_cancelled(self, _frame: Any) -> None:  # noqa: ANN401 - pika is untyped
-        self._cancelled_by_broker = True
-
-    def _on_delivery(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:  # noqa: ANN401
-        if self._careful:
-            count = (properties.headers or {}).get("x-delivery-count", 0)
-            self._widen = not (isinstance(count, int) and count >= SUSPECT_DELIVERY_COUNT)
-        delivery = delivery_from_wire(
-            self._queue_name,
-            method.exchange,
-            method.routing_key,
-            body,
-            content_type=properties.content_type,
-            type_=properties.type,
-            headers=properties.headers,
-            message_id=properties.message_id,
-            redelivered=method.redelivered,
-        )
-        self.delivered.append(_Buffered(method.delivery_tag, delivery))
-
-
-def _nothing() -> None:
-    """Wake the event loop, no more."""
 
 
 class Batch:
@@ -300,7 +122,7 @@ class QueueConsumer(Consumer):
         self._lock = threading.Lock()
         self._unfinished_batches = 0
         self._session: Session | None = None
-        self._buffers: OrderedDict[str, deque[_Buffered]] = OrderedDict()
+        self._buffers: OrderedDict[str, deque[Buffered]] = OrderedDict()
         self._failures = 0
         self._queue_missing = False
         self._connect_at = 0.0
@@ -340,14 +162,13 @@ class QueueConsumer(Consumer):
                 self._drop_session()
                 return None
             else:
-                session.pump(0)
-                self._sort(session)
+                self._read_what_came(session)
                 if (message := self._take(session)) is not None:
                     return message
             session.pump(max(0.0, deadline - time.monotonic()))
             self._sort(session)
             return self._take(session)
-        except _LOST as error:
+        except LOST_SESSION as error:
             self._lost(error)
             return None
 
@@ -423,11 +244,27 @@ class QueueConsumer(Consumer):
             buffered = delivered.popleft()
             self._buffers.setdefault(self._choose_actor(buffered.delivery), deque()).append(buffered)
 
+    def _is_full(self) -> bool:
+        """Whether the next batch would be as large as one may be."""
+        waiting = next(iter(self._buffers.values()))
+        return len(waiting) >= self._batch_bound
+
+    def _read_what_came(self, session: Session) -> None:
+        """Read until nothing more lies there, or enough for a batch of each kind."""
+        for _ in range(_MOST_READS):
+            session.pump(0)
+            if not session.delivered:
+                return
+            self._sort(session)
+
     def _take(self, session: Session) -> BatchMessage | None:
         if not self._buffers or not self._availability.open or self._stopping.is_set():
             return None
         with self._lock:
             if self._unfinished_batches >= self._batches_ahead:
+                return None
+            # Nobody is free: what has come may as well grow until somebody is.
+            if self._unfinished_batches >= self._batches_ahead - 1 > 0 and not self._is_full():
                 return None
             if not self._unfinished_batches:
                 self._progress_at = time.monotonic()

@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
+from types import MappingProxyType
+from typing import NamedTuple
 
 from infra.rabbitmq import delay_lanes
 from infra.rabbitmq.amqp import can_be_written
@@ -61,10 +63,9 @@ class PublishOutcome(StrEnum):
     """No message can be made of it, and the broker was not asked."""
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """
-    One AMQP message as it came; everything in it is untrusted.
+    One AMQP message as it came; everything in it is untrusted. A tuple, since each message makes one.
 
     `exchange` and `routing_key` are those of its first arrival, also when it comes
     back from a retry lane. `attempt` is 0 at first and only ever counted by us.
@@ -76,7 +77,7 @@ class Delivery:
     body: bytes
     content_type: str | None = None
     type: str | None = None
-    headers: Mapping[str, object] = field(default_factory=dict)
+    headers: Mapping[str, object] = MappingProxyType({})
     message_id: str | None = None
     redelivered: bool = False
     attempt: int = 0
@@ -161,7 +162,7 @@ def delivery_from_wire(
     *,
     content_type: object,
     type_: object,
-    headers: Mapping[str | bytes, object] | None,
+    headers: Mapping[str, object] | Mapping[str | bytes, object] | None,
     message_id: object,
     redelivered: bool,
 ) -> Delivery:
@@ -186,17 +187,18 @@ def delivery_from_wire(
         first_routing_key = named.get(FIRST_ROUTING_KEY_HEADER)
         if isinstance(first_exchange, str) and isinstance(first_routing_key, str):
             exchange, routing_key = first_exchange, first_routing_key
+    # By position, which is quicker, for every message.
     return Delivery(
-        queue_name=queue_name,
-        exchange=exchange,
-        routing_key=routing_key,
-        body=body,
-        content_type=_text(content_type),
-        type=_text(type_),
-        headers=named,
-        message_id=_text(message_id),
-        redelivered=redelivered,
-        attempt=attempt,
+        queue_name,
+        exchange,
+        routing_key,
+        body,
+        _text(content_type),
+        _text(type_),
+        named,
+        _text(message_id),
+        redelivered,
+        attempt,
     )
 
 

@@ -9,9 +9,10 @@ from typing import Any
 from sqlalchemy import Engine, event
 
 from infra.rabbitmq.batches import BatchHandler, BatchRunner
-from infra.rabbitmq.consumer import Batch, Session
+from infra.rabbitmq.consumer import Batch
 from infra.rabbitmq.messages import Delivery, Outgoing, PublishOutcome
 from infra.rabbitmq.publisher import Publisher
+from infra.rabbitmq.session import Session
 
 PATIENCE_SECONDS = 20.0
 
@@ -21,9 +22,15 @@ def acknowledge_before_commit() -> None:
     attempt, flush = BatchRunner._attempt, Session._flush
     flushed = threading.Event()
 
-    def flush_and_tell(session: Session) -> None:
-        flush(session)
-        flushed.set()
+    def flush_and_tell(session: Session, *, patient: bool = True) -> None:
+        flush(session, patient=patient)
+        tell_when_sent(session)
+
+    def tell_when_sent(session: Session) -> None:
+        if session._connection._get_write_buffer_size():
+            session._loop.call_later(0.01, lambda: tell_when_sent(session))
+        else:
+            flushed.set()
 
     def attempt_late(runner: BatchRunner, handle: BatchHandler, batch: Batch, positions: Any) -> Any:
         def handle_late(deliveries: Sequence[Delivery]) -> None:

@@ -268,8 +268,8 @@ def test_an_unfinished_batch_is_not_taken_along_by_a_later_one(url: str) -> None
         for consumer in place.broker._consumers.values():
             session = consumer._session
             assert session is not None
-            wait_until(lambda session=session: not session._finished)
-            session._connection.add_callback_threadsafe(session._connection.close)
+            wait_until(lambda session=session: not (session._finished or session._tracker.waiting))
+            session._call(session._connection.close)
         wait_until(lambda: depth(url, "escrow.hold") == len(hung))
         place.broker.stop()
         free.set()

@@ -27,6 +27,7 @@ from structlog.testing import capture_logs
 from infra.rabbitmq import consumer as consumer_module
 from infra.rabbitmq import topology
 from infra.rabbitmq.messages import Delivery
+from infra.rabbitmq.session import SUSPECT_DELIVERY_COUNT
 
 BODIES = [str(number).encode() for number in range(40)]
 
@@ -279,7 +280,7 @@ def _die_while_holding(url: str, messages: int) -> None:
 def test_innocent_messages_are_not_prefetched_beside_one_that_kills_its_workers(url: str) -> None:
     """The broker counts every redelivery; a worker that dies with 512 messages in hand counts against all."""
     _command(url, *BODIES)
-    for _ in range(consumer_module.SUSPECT_DELIVERY_COUNT):
+    for _ in range(SUSPECT_DELIVERY_COUNT):
         _die_while_holding(url, 40)
     entered, leave = threading.Event(), threading.Event()
 

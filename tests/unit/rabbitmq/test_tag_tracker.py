@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.rabbitmq.consumer import Ack, TagTracker
+from infra.rabbitmq.session import Ack, TagTracker
 
 
 class Channel:
@@ -21,24 +21,38 @@ class Channel:
 def test_exactly_what_is_finished_is_acknowledged_in_whatever_order_it_finishes(
     order: list[int], data: st.DataObject
 ) -> None:
-    channel, tracker, finished = Channel(len(order)), TagTracker(), set[int]()
+    everything = len(order)
+    channel, tracker, finished = Channel(everything), TagTracker(), set[int]()
     while order:
         size = data.draw(st.integers(1, len(order)))
         batch, order = order[:size], order[size:]
         finished |= set(batch)
-        taken: set[int] = set()
-        for ack in tracker.finish(batch):
-            taken |= channel.receive(ack)
-        assert taken == set(batch)
-        assert channel.outstanding == set(range(1, len(channel.outstanding) + len(finished) + 1)) - finished
+        tracker.finish(batch)
+        patient = bool(order) and data.draw(st.booleans())
+        for ack in tracker.acks(patient=patient):
+            assert channel.receive(ack) <= finished
+        assert channel.outstanding >= set(range(1, everything + 1)) - finished
+        if not patient:
+            assert channel.outstanding == set(range(1, everything + 1)) - finished
+        assert tracker.waiting == bool(channel.outstanding & finished)
 
 
 def test_a_later_batch_never_takes_an_unfinished_earlier_one_with_it() -> None:
     tracker = TagTracker()
-    assert tracker.finish([3, 4]) == [Ack(3, multiple=False), Ack(4, multiple=False)]
-    assert tracker.finish([1, 2]) == [Ack(2, multiple=True)]
-    assert tracker.finish([5, 6, 7]) == [Ack(7, multiple=True)]
+    tracker.finish([3, 4])
+    assert tracker.acks(patient=True) == []
+    assert tracker.acks(patient=False) == [Ack(3, multiple=False), Ack(4, multiple=False)]
+    tracker.finish([1, 2])
+    assert tracker.acks(patient=True) == [Ack(2, multiple=True)]
+    tracker.finish([5, 6, 7])
+    assert tracker.acks(patient=True) == [Ack(7, multiple=True)]
 
 
-def test_a_whole_batch_in_order_is_one_frame() -> None:
-    assert TagTracker().finish(range(1, 257)) == [Ack(256, multiple=True)]
+def test_batches_that_end_in_another_order_share_one_frame_where_there_is_patience() -> None:
+    tracker = TagTracker()
+    tracker.finish(range(257, 513))
+    assert tracker.acks(patient=True) == []
+    assert tracker.waiting
+    tracker.finish(range(1, 257))
+    assert tracker.acks(patient=True) == [Ack(512, multiple=True)]
+    assert not tracker.waiting
