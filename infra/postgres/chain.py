@@ -118,9 +118,12 @@ def chain_postings(connection: Connection, *, at_most: int = POSTINGS_AT_ONCE) -
     # All postings of a transaction go in together, and it may have more than `at_most`.
     last = connection.execute(
         text("""
-            SELECT CAST(CAST(xact AS text) AS numeric) FROM postings
-            WHERE xact >= CAST(CAST(:low AS text) AS xid8) AND xact < CAST(CAST(:high AS text) AS xid8)
-            ORDER BY xact OFFSET :before LIMIT 1
+            -- A row that OFFSET passes over is computed like any, so the casts stand outside.
+            SELECT CAST(CAST(xact AS text) AS numeric) FROM (
+                SELECT xact FROM postings
+                WHERE xact >= CAST(CAST(:low AS text) AS xid8) AND xact < CAST(CAST(:high AS text) AS xid8)
+                ORDER BY xact OFFSET :before LIMIT 1
+            ) AS last
         """),
         {"low": low, "high": high, "before": at_most - 1},
     ).scalar_one_or_none()

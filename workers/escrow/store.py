@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from datetime import datetime
+from operator import attrgetter
 from uuid import UUID
 
 from sqlalchemy import Connection, text
@@ -17,14 +18,14 @@ def find_payments(connection: Connection, payment_ids: Sequence[UUID]) -> list[P
     """Read received payments with their shop's terms; ids that are unknown or rejected are left out."""
     rows = connection.execute(
         text("""
-            SELECT payment_id, p.shop_id, order_id, event_id, currency, p.protection_days,
+            SELECT p.payment_id, p.shop_id, order_id, event_id, currency, p.protection_days,
                    CAST(splits AS text), funded_at IS NOT NULL, fee_bps
-            FROM payments AS p JOIN shops AS s ON s.shop_id = p.shop_id
-            WHERE payment_id = ANY(CAST(:ids AS uuid[]))
-              -- Which is: state = 'received'. Said so, a table without statistics lets the planner choose the
-              -- partial index of bank references, and read all of it.
-              AND p.reason IS NULL
-            ORDER BY payment_id
+            FROM unnest(CAST(:ids AS uuid[])) AS given(id)
+            -- By key, row by row: asked for all at once, a table that grows faster than its statistics is
+            -- planned to be read whole.
+            CROSS JOIN LATERAL (SELECT * FROM payments WHERE payment_id = given.id LIMIT 1) AS p
+            JOIN shops AS s ON s.shop_id = p.shop_id
+            WHERE p.state = 'received'
         """),
         {"ids": uuid_array(payment_ids)},
     ).all()
@@ -87,9 +88,14 @@ def insert_holds(connection: Connection, rows: Sequence[NewHold], *, all_new: bo
 
 def lock_holds(connection: Connection, hold_ids: Sequence[UUID]) -> list[Hold]:
     """Lock holds in id order until the transaction ends, and read what a release depends on."""
+    ids = uuid_array(sorted(hold_ids, key=attrgetter("int")))
     connection.execute(
-        text("SELECT 1 FROM holds WHERE hold_id = ANY(CAST(:ids AS uuid[])) ORDER BY hold_id FOR UPDATE"),
-        {"ids": uuid_array(hold_ids)},
+        # By key, in the order given; see `find_payments`.
+        text("""
+            SELECT 1 FROM unnest(CAST(:ids AS uuid[])) AS given(id)
+            CROSS JOIN LATERAL (SELECT 1 FROM holds WHERE hold_id = given.id LIMIT 1 FOR UPDATE) AS locked
+        """),
+        {"ids": ids},
     )
     # A statement of its own: it sees what was committed while we waited for the locks.
     return [
@@ -112,13 +118,13 @@ def lock_holds(connection: Connection, hold_ids: Sequence[UUID]) -> list[Hold]:
                 SELECT h.hold_id, h.shop_id, h.order_id, h.seller_id, h.currency, h.state, h.amount_minor,
                        h.refunded_minor, h.fee_bps, h.release_at, s.funding, p.funded_at,
                        p.charged_back_at
-                FROM holds AS h
-                JOIN payments AS p ON p.payment_id = h.payment_id
+                FROM unnest(CAST(:ids AS uuid[])) AS given(id)
+                CROSS JOIN LATERAL (SELECT * FROM holds WHERE hold_id = given.id LIMIT 1) AS h
+                CROSS JOIN LATERAL (SELECT * FROM payments WHERE payment_id = h.payment_id LIMIT 1) AS p
                 JOIN shops AS s ON s.shop_id = h.shop_id
-                WHERE h.hold_id = ANY(CAST(:ids AS uuid[]))
                 ORDER BY h.hold_id
             """),
-            {"ids": uuid_array(hold_ids)},
+            {"ids": ids},
         )
     ]
 

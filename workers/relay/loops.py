@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 _LEASE_SECONDS = 30.0
 _ROWS_AT_ONCE = 1_000
 _BYTES_AT_ONCE = 1024 * 1024
-_IDLE_SECONDS = 0.2
+_IDLE_SECONDS = 0.5
 _AFTER_ERROR_SECONDS = 1.0
 # The longer, the less often a busy subtotal is written. What is not sealed is read from its postings.
 _SEAL_SECONDS = 10.0
