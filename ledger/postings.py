@@ -1,7 +1,8 @@
 """One row of the ledger: so much, from the account debited to the account credited."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from enum import StrEnum
+from typing import Any, NamedTuple, Self
 from uuid import UUID
 
 from ledger.accounts import NO_SELLER, SELLER_KINDS, AccountKind
@@ -96,37 +97,57 @@ _NEEDS_SELLER = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Posting:
-    """
-    Balanced by construction: one amount, two accounts, one shop, one currency, at most one seller.
-
-    `posting_id` is derived from kind and cause, so the same effect can be written only once.
-
-    Raises:
-        InvalidPosting: the amount is not an integer from 1 to 10^15 minor units, or a seller's account
-            without a seller.
-    """
-
+class _Fields(NamedTuple):
     kind: PostingKind
     cause_id: UUID
     shop_id: str
     seller_id: str
     currency: str
     amount_minor: int
-    posting_id: UUID = field(init=False)
 
-    def __post_init__(self) -> None:
+
+class Posting(_Fields):
+    """
+    Balanced by construction: one amount, two accounts, one shop, one currency, at most one seller.
+
+    `posting_id` is derived from kind and cause, so the same effect can be written only once. A tuple, because
+    an order makes several; there is no way to make one that is not checked.
+
+    Raises:
+        InvalidPosting: the amount is not an integer from 1 to 10^15 minor units, or a seller's account
+            without a seller.
+    """
+
+    __slots__ = ()
+
+    def __new__(  # noqa: PLR0917 - the six fields, in their order
+        cls,
+        kind: PostingKind,
+        cause_id: UUID,
+        shop_id: str,
+        seller_id: str,
+        currency: str,
+        amount_minor: int,
+    ) -> Self:
         # bool is an int; a flag must never become one cent.
-        if type(self.amount_minor) is not int:
-            raise InvalidPosting(f"amount must be an int, is {type(self.amount_minor).__name__}")
-        if not 1 <= self.amount_minor <= MAX_AMOUNT_MINOR:
-            raise InvalidPosting(f"amount must be 1 to {MAX_AMOUNT_MINOR}, is {self.amount_minor}")
-        needs_seller = _NEEDS_SELLER[self.kind]
-        if needs_seller != (self.seller_id != NO_SELLER):
-            raise InvalidPosting(f"{self.kind} {'needs a' if needs_seller else 'has no'} seller")
-        # Computed once: it is asked for several times on the way into the ledger.
-        object.__setattr__(self, "posting_id", derive_id(self.kind, self.cause_id))
+        if type(amount_minor) is not int:
+            raise InvalidPosting(f"amount must be an int, is {type(amount_minor).__name__}")
+        if not 1 <= amount_minor <= MAX_AMOUNT_MINOR:
+            raise InvalidPosting(f"amount must be 1 to {MAX_AMOUNT_MINOR}, is {amount_minor}")
+        needs_seller = _NEEDS_SELLER[kind]
+        if needs_seller != (seller_id != NO_SELLER):
+            raise InvalidPosting(f"{kind} {'needs a' if needs_seller else 'has no'} seller")
+        return tuple.__new__(cls, (kind, cause_id, shop_id, seller_id, currency, amount_minor))
+
+    @classmethod
+    def _make(cls, iterable: Iterable[Any]) -> Self:  # type: ignore[override]  # typed by name, `_cls`
+        """Make one of a changed copy's fields, which are checked like any."""
+        return cls(*iterable)
+
+    @property
+    def posting_id(self) -> UUID:
+        """Computed each time: ask once."""
+        return derive_id(self.kind, self.cause_id)
 
     @property
     def debit(self) -> AccountKind:

@@ -7,9 +7,9 @@ Here a message becomes envelopes or a reason for quarantine; what `data` must lo
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final, NoReturn
+from json.encoder import encode_basestring_ascii as _text
+from typing import Any, Final, NamedTuple, NoReturn
 
 from schemas.fields import EXTERNAL_ID_PATTERN, OWNER_ID_PATTERN, format_rfc3339, parse_rfc3339
 from schemas.reasons import QuarantineReason
@@ -44,9 +44,12 @@ class MalformedMessage(ValueError):
         self.reason, self.detail = reason, detail
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
-    """One event's attributes; `data` is the raw JSON object, not judged yet."""
+class Envelope(NamedTuple):
+    """
+    One event's attributes; `data` is the raw JSON object, not judged yet.
+
+    A tuple, because every event makes one.
+    """
 
     id: str
     source: str
@@ -137,9 +140,9 @@ def encode_batch(events: Sequence[tuple[str, str, datetime, str, str | None]]) -
 
 def _encode(event_id: str, type_: str, time: datetime, data_json: str, traceparent: str | None) -> str:
     # CloudEvents' extension for distributed tracing.
-    trace = f'"traceparent":{json.dumps(traceparent)},' if traceparent is not None else ""
+    trace = f'"traceparent":{_text(traceparent)},' if traceparent is not None else ""
     return (
-        f'{{"specversion":"1.0","id":{json.dumps(event_id)},"source":"{OUR_SOURCE}","type":"{type_}",'
+        f'{{"specversion":"1.0","id":{_text(event_id)},"source":"{OUR_SOURCE}","type":"{type_}",'
         f'"time":"{format_rfc3339(time)}","datacontenttype":"application/json",{trace}"data":{data_json}}}'
     )
 
@@ -184,7 +187,7 @@ def _envelope_of(event: Any, repeated: _Repeated, where: str) -> Envelope:  # no
         return envelope
     data = AmbiguousData(envelope.data)
     data.repeated = frozenset(key for _, key in repeated)
-    return replace(envelope, data=data)
+    return envelope._replace(data=data)
 
 
 def _scan(text: str, start: int) -> tuple[Any, int, _Repeated]:

@@ -25,9 +25,8 @@ from schemas.event_data import Strict
 from schemas.fields import ExternalId, Instant
 from schemas.order_paid import OrderPaid
 
-# Strings of an event that has every attribute or field that it must have: names, and values that are text.
-_ENVELOPE_STRINGS: Final = 9
-_DATA_STRINGS: Final = 12
+# Strings of an event that has every attribute and field that it must have: names, and values that are text.
+_STRINGS: Final = 9 + 12
 _SPLIT_STRINGS: Final = 3
 # A valid event whose white space stays below this a gap is far smaller than the bound on one event.
 _LONG_GAP = re.compile(rb"[ \t\n\r]{16}")
@@ -49,11 +48,13 @@ _BATCH: TypeAdapter[list[_OrderPaidEvent]] = TypeAdapter(
 )
 
 
-def read_orders_paid(body: bytes, content_type: str | None) -> list[tuple[Envelope, OrderPaid]] | None:
+def read_orders_paid(
+    body: bytes, content_type: str | None
+) -> tuple[Sequence[Envelope], Sequence[OrderPaid]] | None:
     """
-    Return the orders of a message that is beyond doubt one of `order.paid`, one or a batch; else None.
+    Return the events of a message that is beyond doubt one of `order.paid`, one or a batch; else None.
 
-    The envelopes' `data` is None: the model stands beside it.
+    The envelopes' `data` is None: the models stand beside them.
     """
     events: Sequence[_OrderPaidEvent]
     try:
@@ -71,21 +72,19 @@ def read_orders_paid(body: bytes, content_type: str | None) -> list[tuple[Envelo
         return None
     # A name that stands twice adds a string to those that the models account for, and so does whatever
     # else was not looked at; nothing takes one away. Escaped quotes only send a message the long way.
-    if body.count(b'"') != 2 * sum(map(_strings_of, events)):
-        return None
-    return [
-        (Envelope(id=event.id, source=event.source, type=event.type, time=event.time, data=None), event.data)
-        for event in events
-    ]
-
-
-def _strings_of(event: _OrderPaidEvent) -> int:
-    return (
-        _ENVELOPE_STRINGS
+    strings = 0
+    envelopes: list[Envelope] = []
+    orders: list[OrderPaid] = []
+    for event in events:
+        time, order = event.time, event.data
+        strings += _STRINGS + _SPLIT_STRINGS * len(order.splits)
         # One that is null has a name that nothing accounts for: it must make no room for another name.
-        + 2 * (event.time is not None)
-        + 2 * (event.datacontenttype is not None)
-        + _DATA_STRINGS
-        + ("protection_days" in event.data.model_fields_set)
-        + _SPLIT_STRINGS * len(event.data.splits)
-    )
+        if time is not None:
+            strings += 2
+        if event.datacontenttype is not None:
+            strings += 2
+        if order.protection_days is not None:
+            strings += 1
+        envelopes.append(Envelope(event.id, event.source, event.type, time, None))
+        orders.append(order)
+    return (envelopes, orders) if body.count(b'"') == 2 * strings else None

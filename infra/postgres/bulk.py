@@ -6,9 +6,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, TextClause, text
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import ARRAY, JSON
 
-from infra.postgres.arrays import array_of
+from infra.postgres.arrays import array_of, json_array
 
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy ships it untyped
 
@@ -33,7 +33,7 @@ def insert_rows(
     """
     if not rows:
         return []
-    columns = {name: array_of([row[name] for row in rows]) for name in rows[0]}
+    columns = {name: _packed(table, name, [row[name] for row in rows]) for name in rows[0]}
     statement = _insert(table, tuple(columns), returning=tuple(returning), skip_existing=skip_existing)
     result = connection.execute(statement, columns)
     return list(result) if returning else []
@@ -66,11 +66,16 @@ def insert_unless_known(
         return []
     if not all_new:
         statement = _insert_and_tell(table, tuple(columns), tuple(key))
-        return list(connection.execute(statement, {name: array_of(columns[name]) for name in columns}))
+        return list(
+            connection.execute(statement, {name: _packed(table, name, columns[name]) for name in columns})
+        )
     single = tuple(name for name in often_equal if _all_equal(columns[name]))
     connection.execute(
         _insert(table, tuple(columns), single=single),
-        {name: values[0] if name in single else array_of(values) for name, values in columns.items()},
+        {
+            name: values[0] if name in single else _packed(table, name, values)
+            for name, values in columns.items()
+        },
     )
     return []
 
@@ -78,6 +83,10 @@ def insert_unless_known(
 def columns_of(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> dict[str, Sequence[Any]]:
     """Turn rows, as tuples of these columns, into the columns."""
     return dict(zip(names, zip(*rows, strict=True) if rows else ((),) * len(names), strict=True))
+
+
+def _packed(table: Table, name: str, values: Sequence[Any]) -> object:
+    return json_array(values) if type(table.c[name].type) is JSON else array_of(values)
 
 
 def _all_equal(values: Sequence[Any]) -> bool:

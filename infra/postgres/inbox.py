@@ -1,7 +1,6 @@
 """What has arrived before: `(source, id)` of every authentic event, remembered for ever."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from typing import NamedTuple
@@ -34,8 +33,7 @@ class Arrival(NamedTuple):
     answer_id: UUID | None
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(NamedTuple):
     sighting: Sighting
     # The answer to give: the arrival's own at first sight, the recorded one for a repeat.
     answer_id: UUID | None

@@ -7,14 +7,16 @@ plus the tail of postings behind the seal. See docs/accounts.md.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from infra.postgres.bulk import insert_unless_known
+from infra.postgres.arrays import uuid_array
+from infra.postgres.bulk import columns_of, insert_unless_known
 from infra.postgres.tables import postings as postings_table
 from ledger.accounts import AccountKind
 from ledger.errors import ConflictingPosting, InvalidPosting
@@ -54,22 +56,24 @@ def record_postings(
     """
     if not postings:
         return
-    ordered = sorted(_each_once(postings), key=_number_of)
+    by_number = _each_once(postings)
+    ordered = [by_number[number] for number in sorted(by_number)]
+    ids = [posting_id for posting_id, _ in ordered]
     left_out = {
         row.posting_id
         for row in insert_unless_known(
             connection,
             postings_table,
-            _columns(ordered, booked_at),
+            {"posting_id": ids, **_columns([posting for _, posting in ordered], booked_at)},
             key=("posting_id",),
             all_new=all_new,
             often_equal=("kind", "shop_id", "seller_id", "currency", "debit", "credit", "booked_at"),
         )
     }
     if left_out:
-        _refuse_other_content(connection, [p for p in ordered if p.posting_id in left_out])
-        ordered = [p for p in ordered if p.posting_id not in left_out]
-    _move_available(connection, ordered)
+        _refuse_other_content(connection, {id_: posting for id_, posting in ordered if id_ in left_out})
+        ordered = [(id_, posting) for id_, posting in ordered if id_ not in left_out]
+    _move_available(connection, [posting for _, posting in ordered])
 
 
 def lock_available(connection: Connection, keys: Iterable[SellerCurrency]) -> dict[SellerCurrency, int]:
@@ -203,41 +207,34 @@ def _balance(row: Any) -> SellerBalance:  # noqa: ANN401 - a result row
     )
 
 
-def _each_once(postings: Sequence[Posting]) -> Collection[Posting]:
+def _each_once(postings: Sequence[Posting]) -> dict[int, tuple[UUID, Posting]]:
     """
-    Return each posting once: the table takes an id once, and so must the balance beside it.
+    Return each posting once, with its id and by its number: the table takes an id once, and so must the
+    balance beside it.
 
     Raises:
         ConflictingPosting: one id stands here twice with different content.
     """
-    by_id = {posting.posting_id: posting for posting in postings}
-    if len(by_id) < len(postings):
-        for posting in postings:
-            if by_id[posting.posting_id] != posting:
-                raise ConflictingPosting(f"{posting.kind} of {posting.cause_id} stands twice, not the same")
-    return by_id.values()
-
-
-def _number_of(posting: Posting) -> int:
-    return posting.posting_id.int
+    by_number: dict[int, tuple[UUID, Posting]] = {}
+    for posting in postings:
+        posting_id = posting.posting_id
+        if by_number.setdefault(posting_id.int, (posting_id, posting))[1] != posting:
+            raise ConflictingPosting(f"{posting.kind} of {posting.cause_id} stands twice, not the same")
+    return by_number
 
 
 def _columns(postings: Sequence[Posting], booked_at: datetime) -> dict[str, Sequence[object]]:
+    columns = columns_of(Posting._fields, postings)
+    accounts = [ACCOUNTS_OF[kind] for kind in columns["kind"]]
     return {
-        "posting_id": [posting.posting_id for posting in postings],
-        "kind": [posting.kind for posting in postings],
-        "cause_id": [posting.cause_id for posting in postings],
-        "shop_id": [posting.shop_id for posting in postings],
-        "seller_id": [posting.seller_id for posting in postings],
-        "currency": [posting.currency for posting in postings],
-        "debit": [posting.debit for posting in postings],
-        "credit": [posting.credit for posting in postings],
-        "amount_minor": [posting.amount_minor for posting in postings],
+        **columns,
+        "debit": [debit for debit, _ in accounts],
+        "credit": [credit for _, credit in accounts],
         "booked_at": [booked_at] * len(postings),
     }
 
 
-def _refuse_other_content(connection: Connection, repeated: Sequence[Posting]) -> None:
+def _refuse_other_content(connection: Connection, repeated: Mapping[UUID, Posting]) -> None:
     known = {
         row.posting_id: (row.shop_id, row.seller_id, row.currency, row.amount_minor)
         for row in connection.execute(
@@ -245,15 +242,14 @@ def _refuse_other_content(connection: Connection, repeated: Sequence[Posting]) -
                 SELECT posting_id, shop_id, seller_id, currency, amount_minor
                 FROM postings WHERE posting_id = ANY(CAST(:ids AS uuid[]))
             """),
-            {"ids": [posting.posting_id for posting in repeated]},
+            {"ids": uuid_array(repeated)},
         )
     }
-    for posting in repeated:
+    for posting_id, posting in repeated.items():
         content = (posting.shop_id, posting.seller_id, posting.currency, posting.amount_minor)
-        if known.get(posting.posting_id) != content:
+        if known.get(posting_id) != content:
             raise ConflictingPosting(
-                f"{posting.kind} of {posting.cause_id} is booked as {known.get(posting.posting_id)},"
-                f" not as {content}"
+                f"{posting.kind} of {posting.cause_id} is booked as {known.get(posting_id)}, not as {content}"
             )
 
 

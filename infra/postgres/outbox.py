@@ -10,13 +10,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from infra.postgres.arrays import uuid_array
-from infra.postgres.bulk import insert_rows, insert_unless_known
+from infra.postgres.arrays import uuid_array, uuid_array_literal
+from infra.postgres.bulk import columns_of, insert_rows, insert_unless_known
 from infra.postgres.tables import events as events_table
 from infra.postgres.tables import outbox as outbox_table
 
@@ -26,9 +26,12 @@ MAX_DATA_BYTES_PER_MESSAGE = 512 * 1024
 _ENVELOPE_BYTES = 300
 
 
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
-    """An event to a shop as it is kept; `data` is JSON text and never changes."""
+class StoredEvent(NamedTuple):
+    """
+    An event to a shop as it is kept; `data` is JSON text and never changes.
+
+    A tuple, because every order makes one, and so that a batch turns into its columns at once.
+    """
 
     event_id: UUID
     shop_id: str
@@ -73,13 +76,7 @@ def write_events(
     left_out = insert_unless_known(
         connection,
         events_table,
-        {
-            "event_id": [event.event_id for event in ordered],
-            "shop_id": [event.shop_id for event in ordered],
-            "type": [event.type for event in ordered],
-            "occurred_at": [event.occurred_at for event in ordered],
-            "data": [event.data for event in ordered],
-        },
+        columns_of(StoredEvent._fields, ordered),
         key=("event_id",),
         all_new=all_new,
         often_equal=("shop_id", "type", "occurred_at"),
@@ -236,7 +233,7 @@ def _row(row: OutboxRow, now: datetime, next_attempt_at: datetime) -> dict[str, 
         "delay_ms": command.delay_ms if command else 0,
         "shop_id": events and events.shop_id,
         "type": events and events.type,
-        "event_ids": events and uuid_array(event.event_id for event in events.events),
+        "event_ids": events and uuid_array_literal(event.event_id for event in events.events),
         # The moment from which the delay was counted.
         "created_at": now,
         "next_attempt_at": next_attempt_at,

@@ -94,11 +94,12 @@ class Step:
     def finish(self, *, grace_seconds: float) -> list[OutboxRow]:
         """Write what was collected; called once, right before the commit."""
         record_postings(self.connection, self._postings, booked_at=self.now, all_new=self.all_new)
-        events = {event.event_id: event for event in self._events}
-        known = write_events(self.connection, list(events.values()), all_new=self.all_new)
+        new = list({event.event_id.int: event for event in self._events}.values())
+        known = write_events(self.connection, new, all_new=self.all_new)
         # Published as it was kept, not as this step would tell it now: one id, one event for ever.
         again = find_events(self.connection, known.union(self._again))
-        new = [event for event_id, event in events.items() if event_id not in known]
+        if known:
+            new = [event for event in new if event.event_id not in known]
         rows: list[OutboxRow] = [*self._commands, *group_events([*new, *again])]
         return write_outbox(self.connection, rows, now=self.now, grace_seconds=grace_seconds)
 

@@ -8,13 +8,12 @@ import base64
 import binascii
 import hmac
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
-from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -68,8 +67,7 @@ class VerifyingKey:
         return f"VerifyingKey({self.key_id}, {self.scheme}, {sorted(self.scopes)})"
 
 
-@dataclass(frozen=True, slots=True)
-class VerifiedSignature:
+class VerifiedSignature(NamedTuple):
     key: VerifyingKey
     webhook_id: str
     timestamp: int
@@ -137,7 +135,7 @@ def verify(
     timestamp = _text(headers, TIMESTAMP_HEADER)
     if not _TIMESTAMP.match(timestamp):
         raise SignatureRefused(QuarantineReason.BAD_SIGNATURE, f"{TIMESTAMP_HEADER} is not Unix seconds")
-    signatures = list(islice(_signatures(_text(headers, SIGNATURE_HEADER)), _MAX_SIGNATURES))
+    signatures = _signatures(_text(headers, SIGNATURE_HEADER))
     if not signatures:
         raise SignatureRefused(QuarantineReason.BAD_SIGNATURE, f"{SIGNATURE_HEADER} holds no v1 or v1a")
     signed = f"{webhook_id}.{timestamp}.".encode() + body
@@ -233,15 +231,19 @@ def _text(headers: Mapping[str, object], name: str) -> str:
     return value
 
 
-def _signatures(header: str) -> Iterator[tuple[Scheme, bytes]]:
-    """Yield the signatures of schemes that we know; others may stand beside them and are passed over."""
+def _signatures(header: str) -> list[tuple[Scheme, bytes]]:
+    """Return the first signatures of schemes that we know; others beside them are passed over."""
+    found: list[tuple[Scheme, bytes]] = []
     for part in header.split():
         name, _, encoded = part.partition(",")
         scheme = _SCHEMES.get(name)
         if scheme is not None:
             raw = _decode(encoded)
             if raw is not None and len(raw) == _SIGNATURE_BYTES[scheme]:
-                yield scheme, raw
+                found.append((scheme, raw))
+                if len(found) == _MAX_SIGNATURES:
+                    break
+    return found
 
 
 def _signed_with(key: VerifyingKey, signatures: Sequence[tuple[Scheme, bytes]], signed: bytes) -> bool:

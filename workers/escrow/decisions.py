@@ -79,22 +79,23 @@ def decide_holds(payment: Payment, *, now: datetime, day_seconds: int) -> list[N
     zone can shorten it.
     """
     release_at = now + timedelta(seconds=payment.protection_days * day_seconds)
+    # By position, which is quicker, for every order.
     return [
         NewHold(
-            hold_id=hold_id_of(payment.payment_id, part.seller_id),
-            payment_id=payment.payment_id,
-            shop_id=payment.shop_id,
-            order_id=payment.order_id,
-            seller_id=part.seller_id,
-            amount_minor=part.amount_minor,
-            fee_bps=payment.fee_bps,
-            currency=payment.currency,
-            protection_days=payment.protection_days,
-            day_seconds=day_seconds,
-            held_at=now,
-            release_at=release_at,
+            hold_id_of(payment.payment_id, seller_id),
+            payment.payment_id,
+            payment.shop_id,
+            payment.order_id,
+            seller_id,
+            amount_minor,
+            payment.fee_bps,
+            payment.currency,
+            payment.protection_days,
+            day_seconds,
+            now,
+            release_at,
         )
-        for part in payment.parts
+        for seller_id, amount_minor in payment.parts
     ]
 
 

@@ -11,7 +11,7 @@ import structlog
 from infra.observability.metrics import HOLDS_AWAITING_CREDIT, RELEASE_LAG_SECONDS
 from infra.postgres.step import Step, Steps, milliseconds_until
 from infra.rabbitmq.topology import ESCROW_RELEASE
-from ledger.ids import derive_id, key_id
+from ledger.ids import derive_id, each_once, key_id
 from ledger.postings import Posting, PostingKind
 from schemas.commands import HoldFunds, ReleaseHold
 from schemas.outgoing import HeldPart, HoldReleased, OrderHeld
@@ -31,10 +31,12 @@ from workers.escrow.decisions import (
 
 log = structlog.get_logger(__name__)
 
+_HELD = PostingKind.HELD
+
 
 def hold_funds(steps: Steps, commands: Sequence[HoldFunds], *, day_seconds: int) -> None:
     """Hold received payments for their protection period and set the alarm for its end."""
-    payment_ids = sorted({payment_id for command in commands for payment_id in command.payment_ids})
+    payment_ids = each_once(payment_id for command in commands for payment_id in command.payment_ids)
     booked = steps.carry_out(
         "hold_funds", lambda step: _hold_payments(step, payment_ids, day_seconds=day_seconds)
     )
@@ -44,7 +46,7 @@ def hold_funds(steps: Steps, commands: Sequence[HoldFunds], *, day_seconds: int)
 
 def release_hold(steps: Steps, commands: Sequence[ReleaseHold]) -> None:
     """Make due holds withdrawable; an early alarm sleeps on, a late or second one changes nothing."""
-    hold_ids = sorted({hold_id for command in commands for hold_id in command.hold_ids})
+    hold_ids = each_once(hold_id for command in commands for hold_id in command.hold_ids)
     done = steps.carry_out("release_hold", lambda step: _release_due(step, hold_ids))
     for release in done.releases:
         RELEASE_LAG_SECONDS.observe((done.at - release.hold.release_at).total_seconds())
@@ -60,18 +62,13 @@ def _hold_payments(
 ) -> list[tuple[Payment, list[NewHold]]]:
     """Book the holds of payments that have none yet, and return them."""
     payments = store.find_payments(step.connection, payment_ids)
-    plans = {
-        payment.payment_id: (payment, decide_holds(payment, now=step.now, day_seconds=day_seconds))
-        for payment in payments
-    }
+    booked = [(payment, decide_holds(payment, now=step.now, day_seconds=day_seconds)) for payment in payments]
     known = store.insert_holds(
-        step.connection, [hold for _, holds in plans.values() for hold in holds], all_new=step.all_new
+        step.connection, [hold for _, holds in booked for hold in holds], all_new=step.all_new
     )
-    booked = [
-        (payment, holds) for payment, holds in plans.values() if holds and holds[0].hold_id not in known
-    ]
-    for payment, holds in booked:
-        _book_holds(step, payment, holds)
+    if known:
+        booked = [(payment, holds) for payment, holds in booked if holds[0].hold_id not in known]
+    _book_holds(step, booked)
     for days, hold_ids in group_by_period([hold for _, holds in booked for hold in holds]).items():
         step.command_for_each(
             ESCROW_RELEASE,
@@ -115,35 +112,37 @@ def _release_due(step: Step, hold_ids: Sequence[UUID]) -> _Released:
     return _Released(step.now, releases, unfunded)
 
 
-def _book_holds(step: Step, payment: Payment, holds: Sequence[NewHold]) -> None:
+def _book_holds(step: Step, booked: Sequence[tuple[Payment, Sequence[NewHold]]]) -> None:
     step.post(
-        Posting(
-            PostingKind.HELD, hold.hold_id, hold.shop_id, hold.seller_id, hold.currency, hold.amount_minor
+        [
+            Posting(_HELD, hold.hold_id, hold.shop_id, hold.seller_id, hold.currency, hold.amount_minor)
+            for _, holds in booked
+            for hold in holds
+        ]
+    )
+    for payment, holds in booked:
+        step.emit_text(
+            # The id that a repeat of the order looks for; see workers/payment/handlers.py, order_answer_id.
+            key_id("order_answer", payment.shop_id, payment.order_id),
+            payment.shop_id,
+            OrderHeld.TYPE,
+            OrderHeld.write(
+                order_id=payment.order_id,
+                event_id=payment.event_id,
+                protection_days=payment.protection_days,
+                release_at=holds[0].release_at,
+                funded=payment.funded,
+                holds=[
+                    HeldPart.write(
+                        hold_id=hold.hold_id,
+                        seller_id=hold.seller_id,
+                        amount=hold.amount_minor,
+                        currency=hold.currency,
+                    )
+                    for hold in holds
+                ],
+            ),
         )
-        for hold in holds
-    )
-    step.emit_text(
-        # The id that a repeat of the order looks for; see workers/payment/handlers.py, order_answer_id.
-        key_id("order_answer", payment.shop_id, payment.order_id),
-        payment.shop_id,
-        OrderHeld.TYPE,
-        OrderHeld.write(
-            order_id=payment.order_id,
-            event_id=payment.event_id,
-            protection_days=payment.protection_days,
-            release_at=holds[0].release_at,
-            funded=payment.funded,
-            holds=[
-                HeldPart.write(
-                    hold_id=hold.hold_id,
-                    seller_id=hold.seller_id,
-                    amount=hold.amount_minor,
-                    currency=hold.currency,
-                )
-                for hold in holds
-            ],
-        ),
-    )
 
 
 def _release(step: Step, releases: Sequence[Release]) -> None:

@@ -21,10 +21,8 @@ def connection(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
-def back(connection: Connection, type_: str, literal: str) -> list[object]:
-    return list(
-        connection.execute(text(f"SELECT CAST(:given AS {type_}[])"), {"given": literal}).scalar_one()
-    )
+def back(connection: Connection, type_: str, given: object) -> list[object]:
+    return list(connection.execute(text(f"SELECT CAST(:given AS {type_}[])"), {"given": given}).scalar_one())
 
 
 _SETTINGS = settings(
@@ -44,6 +42,7 @@ def test_text_comes_back(connection: Connection, values: Sequence[str | None]) -
 def test_ids_come_back(connection: Connection, values: Sequence[UUID | None]) -> None:
     assert back(connection, "uuid", uuid_array(values)) == values
     assert back(connection, "uuid", array_of(values)) == values
+    assert back(connection, "uuid", uuid_array(value for value in values)) == values
 
 
 @pytest.mark.parametrize(
@@ -53,6 +52,8 @@ def test_ids_come_back(connection: Connection, values: Sequence[UUID | None]) ->
         ("numeric", [2**70, 1]),
         ("boolean", [True, False, None]),
         ("bytea", [b"", b'\0\xff\\"', None]),
+        ("bytea", [b"", b"\0", b"ab"]),
+        ("bytea", [b"\0" * 32, b"\xff" * 32]),
         ("timestamptz", [datetime(2026, 11, 23, 8, 0, 0, 1, UTC), None]),
         ("text", [None, None]),
         ("text", []),

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 from workflow_support.desk import Desk
@@ -24,7 +23,7 @@ def steps(desk: Desk, published: list[StoredEvent]) -> Steps:
     def collect(rows: Sequence[OutboxRow]) -> None:
         published.extend(
             # How the JSON text is spaced says nothing.
-            replace(event, data=json.dumps(json.loads(event.data), sort_keys=True))
+            event._replace(data=json.dumps(json.loads(event.data), sort_keys=True))
             for row in rows
             if isinstance(row, EventsRow)
             for event in row.events

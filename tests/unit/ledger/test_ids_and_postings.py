@@ -1,5 +1,6 @@
 """Ids that a replay makes again, and postings that are balanced by construction."""
 
+import copy
 import time
 from typing import Any
 from uuid import UUID
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from ledger.accounts import SELLER_KINDS
 from ledger.errors import InvalidPosting
-from ledger.ids import derive_id, key_id, new_id
+from ledger.ids import derive_id, key_id, new_id, new_ids
 from ledger.postings import ACCOUNTS_OF, MAX_AMOUNT_MINOR, Posting, PostingKind
 
 parents = st.uuids(version=4)
@@ -46,6 +47,24 @@ def test_new_ids_are_uuid_v7_of_this_moment_and_never_repeat() -> None:
     assert len(set(made)) == len(made)
 
 
+def test_an_id_is_a_uuid_like_any_other() -> None:
+    for made in (new_id(), key_id("order", "a"), derive_id("held", UUID(int=1))):
+        usual = UUID(str(made))
+        assert (made, hash(made), repr(made), made.is_safe) == (
+            usual,
+            hash(usual),
+            repr(usual),
+            usual.is_safe,
+        )
+        assert copy.deepcopy(made) == usual
+
+
+def test_a_batch_of_new_ids_has_as_many_as_were_asked_for() -> None:
+    made = new_ids(1_000)
+    assert {id_.version for id_ in made} == {7}
+    assert len(set(made)) == 1_000
+
+
 def test_no_two_keys_collide_by_concatenation() -> None:
     assert key_id("order", "ab", "c") != key_id("order", "a", "bc")
     assert key_id("order", "a") != key_id("order", "a", "")
@@ -79,6 +98,16 @@ def test_a_posting_id_follows_from_its_kind_and_cause_alone(kind: PostingKind) -
 def test_no_other_amount_than_an_integer_in_range_is_posted(amount: object) -> None:
     with pytest.raises(InvalidPosting):
         a_posting(amount_minor=amount)
+
+
+def test_a_changed_copy_is_checked_like_any_posting() -> None:
+    posting = a_posting()
+    assert posting._replace(amount_minor=2) == a_posting(amount_minor=2)
+    assert copy.deepcopy(posting) == posting
+    with pytest.raises(InvalidPosting):
+        posting._replace(amount_minor=-1)
+    with pytest.raises(InvalidPosting):
+        Posting._make([PostingKind.HELD, UUID(int=1), "acme", "s-1", "CNY", True])
 
 
 @pytest.mark.parametrize("amount", [1, MAX_AMOUNT_MINOR])
