@@ -92,6 +92,24 @@ class HoldReleased(OutgoingData):
     currency: str
     released_at: Moment
 
+    @staticmethod
+    def write(
+        *,
+        hold_id: UUID,
+        order_id: str,
+        seller_id: str,
+        amount: int,
+        fee: int,
+        currency: str,
+        released_at: datetime,
+    ) -> str:
+        """Write the JSON text that the model would dump; see `OrderHeld.write`."""
+        return (
+            f'{{"hold_id":"{hold_id}","order_id":{_text(order_id)},"seller_id":{_text(seller_id)},'
+            f'"amount":{amount:d},"fee":{fee:d},"currency":{_text(currency)},'
+            f'"released_at":"{format_rfc3339(released_at)}"}}'
+        )
+
 
 class _Answer(OutgoingData):
     event_id: str

@@ -99,8 +99,7 @@ def decide_holds(payment: Payment, *, now: datetime, day_seconds: int) -> list[N
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(NamedTuple):
     """A hold as it stands, locked; `remaining_minor` is what was not refunded."""
 
     hold_id: UUID
@@ -117,8 +116,7 @@ class Hold:
     charged_back: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(NamedTuple):
     hold: Hold
     fee_minor: int
 

@@ -31,7 +31,7 @@ from workers.escrow.decisions import (
 
 log = structlog.get_logger(__name__)
 
-_HELD = PostingKind.HELD
+_HELD, _RELEASED, _FEE_TAKEN = PostingKind.HELD, PostingKind.RELEASED, PostingKind.FEE_TAKEN
 
 
 def hold_funds(steps: Steps, commands: Sequence[HoldFunds], *, day_seconds: int) -> None:
@@ -150,19 +150,22 @@ def _release(step: Step, releases: Sequence[Release]) -> None:
         return
     store.mark_released(step.connection, releases, now=step.now)
     pay_off_debts(step, releases)
+    step.post(
+        [
+            Posting(kind, hold.hold_id, hold.shop_id, hold.seller_id, hold.currency, amount)
+            for hold, fee_minor in releases
+            for kind, amount in ((_RELEASED, hold.remaining_minor - fee_minor), (_FEE_TAKEN, fee_minor))
+            if amount
+        ]
+    )
     for release in releases:
         hold = release.hold
-        parts = {PostingKind.RELEASED: release.seller_minor, PostingKind.FEE_TAKEN: release.fee_minor}
-        step.post(
-            Posting(kind, hold.hold_id, hold.shop_id, hold.seller_id, hold.currency, amount)
-            for kind, amount in parts.items()
-            if amount
-        )
-        step.emit(
+        step.emit_text(
             derive_id("hold_released", hold.hold_id),
             hold.shop_id,
-            HoldReleased(
-                hold_id=str(hold.hold_id),
+            HoldReleased.TYPE,
+            HoldReleased.write(
+                hold_id=hold.hold_id,
                 order_id=hold.order_id,
                 seller_id=hold.seller_id,
                 amount=release.seller_minor,

@@ -13,6 +13,10 @@ from infra.postgres.bulk import columns_of, insert_unless_known
 from infra.postgres.tables import holds
 from workers.escrow.decisions import Funding, Hold, HoldState, NewHold, Part, Payment, Release
 
+# Finding a member by its value costs more than making the row that it stands in.
+_STATES = {state.value: state for state in HoldState}
+_FUNDINGS = {funding.value: funding for funding in Funding}
+
 
 def find_payments(connection: Connection, payment_ids: Sequence[UUID]) -> list[Payment]:
     """Read received payments with their shop's terms; ids that are unknown or rejected are left out."""
@@ -100,24 +104,37 @@ def lock_holds(connection: Connection, hold_ids: Sequence[UUID]) -> list[Hold]:
     # A statement of its own: it sees what was committed while we waited for the locks.
     return [
         Hold(
-            hold_id=row.hold_id,
-            shop_id=row.shop_id,
-            order_id=row.order_id,
-            seller_id=row.seller_id,
-            currency=row.currency,
-            state=HoldState(row.state),
-            remaining_minor=row.amount_minor - row.refunded_minor,
-            fee_bps=row.fee_bps,
-            release_at=row.release_at,
-            funding=Funding(row.funding),
-            funded=row.funded_at is not None,
-            charged_back=row.charged_back_at is not None,
+            hold_id,
+            shop_id,
+            order_id,
+            seller_id,
+            currency,
+            _STATES[state],
+            remaining_minor,
+            fee_bps,
+            release_at,
+            _FUNDINGS[funding],
+            funded,
+            charged_back,
         )
-        for row in connection.execute(
+        for (
+            hold_id,
+            shop_id,
+            order_id,
+            seller_id,
+            currency,
+            state,
+            remaining_minor,
+            fee_bps,
+            release_at,
+            funding,
+            funded,
+            charged_back,
+        ) in connection.execute(
             text("""
-                SELECT h.hold_id, h.shop_id, h.order_id, h.seller_id, h.currency, h.state, h.amount_minor,
-                       h.refunded_minor, h.fee_bps, h.release_at, s.funding, p.funded_at,
-                       p.charged_back_at
+                SELECT h.hold_id, h.shop_id, h.order_id, h.seller_id, h.currency, h.state,
+                       h.amount_minor - h.refunded_minor, h.fee_bps, h.release_at, s.funding,
+                       p.funded_at IS NOT NULL, p.charged_back_at IS NOT NULL
                 FROM unnest(CAST(:ids AS uuid[])) AS given(id)
                 CROSS JOIN LATERAL (SELECT * FROM holds WHERE hold_id = given.id LIMIT 1) AS h
                 CROSS JOIN LATERAL (SELECT * FROM payments WHERE payment_id = h.payment_id LIMIT 1) AS p

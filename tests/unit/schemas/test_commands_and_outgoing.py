@@ -21,7 +21,7 @@ from schemas.commands import (
     MalformedCommand,
     decode_command,
 )
-from schemas.outgoing import OUTGOING, HeldPart, OrderHeld, OrderRejected, WithdrawalRejected
+from schemas.outgoing import OUTGOING, HeldPart, HoldReleased, OrderHeld, OrderRejected, WithdrawalRejected
 from schemas.reasons import Reason
 
 ID = "0193587a-0000-7000-8000-000000000001"
@@ -182,4 +182,18 @@ def test_an_order_held_is_written_as_its_model_dumps_it(  # noqa: PLR0917 - what
             for hold_id, seller, amount, currency in parts
         ),
     )
+    assert written == model.model_dump_json(exclude_none=True)
+
+
+@given(
+    hold_id=st.uuids(),
+    order_id=_IDS,
+    seller_id=_IDS,
+    amount=st.integers(0, 10**15),
+    fee=st.integers(0, 10**15),
+    released_at=st.datetimes(timezones=st.just(UTC)),
+)
+def test_a_hold_released_is_written_as_its_model_dumps_it(hold_id: UUID, **values: Any) -> None:
+    model = HoldReleased(hold_id=str(hold_id), currency="EUR", **values)
+    written = HoldReleased.write(hold_id=hold_id, currency="EUR", **values)
     assert written == model.model_dump_json(exclude_none=True)
