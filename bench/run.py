@@ -112,6 +112,7 @@ FULL = Length(
 LATENCY_RATES = (10.0, 100.0, 1000.0)
 STORM_ORDER_RATE = 50.0
 TWO = ("payment", "payment", "escrow", "relay")
+TWO_OF_EACH = ("payment", "payment", "escrow", "escrow", "relay")
 PARTS = ("ratios", "breakdown", "scaling", "latency", "storm")
 
 RATIOS = (
@@ -149,20 +150,17 @@ def sides(length: Length) -> tuple[Side, ...]:
         ),
         Side(
             _SINGLES,
-            (Holdfast(_SINGLES), Holdfast(f"{_SINGLES}, 2 of payment", workers=TWO)),
+            at_three_sizes(_SINGLES),
             length.fast_orders,
         ),
         Side(
             _BATCHES,
-            (
-                Holdfast(_BATCHES, batch_size=100),
-                Holdfast(f"{_BATCHES}, 2 of payment", batch_size=100, workers=TWO),
-            ),
+            at_three_sizes(_BATCHES, batch_size=100),
             2 * length.fast_orders,
         ),
         Side(
             _HOT,
-            (Holdfast(_HOT, sellers=1), Holdfast(f"{_HOT}, 2 of payment", sellers=1, workers=TWO)),
+            at_three_sizes(_HOT, sellers=1),
             length.fast_orders,
         ),
         Side(
@@ -174,10 +172,7 @@ def sides(length: Length) -> tuple[Side, ...]:
         Side(_DBOS, (OnDbos("DBOS, 1p", 1, 1, releases=True),), length.slowest_orders),
         Side(
             _LIFE,
-            (
-                Holdfast(_LIFE, releases=True),
-                Holdfast(f"{_LIFE}, 2 of payment", releases=True, workers=TWO),
-            ),
+            at_three_sizes(_LIFE, releases=True),
             length.fast_orders,
         ),
         Side(_GROWN, (on_a_ledger_of(length.ledger_sizes[-1]),), length.fast_orders),
@@ -188,8 +183,22 @@ def sides(length: Length) -> tuple[Side, ...]:
     )
 
 
+def at_three_sizes(
+    name: str, *, batch_size: int = 1, sellers: int = 10_000, releases: bool = False
+) -> tuple[Holdfast, ...]:
+    """Name the ways in which somebody with two processors could start the workers."""
+    one = Holdfast(name, batch_size=batch_size, sellers=sellers, releases=releases)
+    return (
+        one,
+        replace(one, name=f"{name}, 2 of payment", workers=TWO),
+        replace(one, name=f"{name}, 2 of each", workers=TWO_OF_EACH),
+    )
+
+
 def on_a_ledger_of(postings: int) -> Holdfast:
-    return Holdfast(f"on {postings:,} postings", prepare=partial(book_past, postings=postings), workers=TWO)
+    return Holdfast(
+        f"on {postings:,} postings", prepare=partial(book_past, postings=postings), workers=TWO_OF_EACH
+    )
 
 
 def scaled_sides(length: Length) -> tuple[Side, ...]:

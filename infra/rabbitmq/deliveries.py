@@ -13,10 +13,11 @@ RabbitMQ's errata.
 
 import struct
 from collections.abc import Callable
-from typing import NamedTuple
 
 import pika
 import pika.spec
+
+from infra.rabbitmq.messages import Delivery, delivery_of_texts
 
 _FRAME = struct.Struct(">BHI")
 _CONTENT = struct.Struct(">HHQH")
@@ -37,25 +38,11 @@ _TYPE = pika.BasicProperties.FLAG_TYPE
 _USUAL = _CONTENT_TYPE | _HEADERS | _DELIVERY_MODE | _MESSAGE_ID | _TIMESTAMP | _TYPE
 
 
-class Properties(NamedTuple):
-    """What a delivery says of itself, as far as anything here asks for it."""
+# Content type, type, headers, message id: all that anything here asks for.
+_Properties = tuple[str | None, str | None, dict[str, object], str | None]
 
-    content_type: str | None
-    type: str | None
-    headers: dict[str, object]
-    message_id: str | None
-
-
-class Arrival(NamedTuple):
-    """How a delivery came."""
-
-    tag: int
-    redelivered: bool
-    exchange: str
-    routing_key: str
-
-
-Take = Callable[[Arrival, Properties, bytes], None]
+# Called with the delivery tag and the delivery.
+Take = Callable[[int, Delivery], None]
 
 
 class DeliveryReader:
@@ -63,10 +50,14 @@ class DeliveryReader:
     Reads the usual deliveries to one consumer of one channel and hands each to `take`.
 
     Args:
+        queue_name: what the deliveries are said to come from.
         frame_max: the largest frame that was agreed on, in bytes.
     """
 
-    def __init__(self, channel_number: int, consumer_tag: str, frame_max: int, take: Take) -> None:
+    def __init__(
+        self, queue_name: str, *, channel_number: int, consumer_tag: str, frame_max: int, take: Take
+    ) -> None:
+        self._queue_name = queue_name
         channel = struct.pack(">H", channel_number)
         name = consumer_tag.encode()
         self._method_frame = bytes([pika.spec.FRAME_METHOD]) + channel
@@ -126,24 +117,37 @@ class DeliveryReader:
                 return position, False
             if arrival is None or properties is None:
                 return position, False
-            self._take(arrival, properties, data[body:body_end])
+            tag, redelivered, exchange, routing_key = arrival
+            content_type, type_, headers, message_id = properties
+            self._take(
+                tag,
+                delivery_of_texts(
+                    self._queue_name,
+                    exchange,
+                    routing_key,
+                    data[body:body_end],
+                    content_type,
+                    type_,
+                    headers,
+                    message_id,
+                    redelivered,
+                ),
+            )
             position = body_end + 1
 
 
-def _arrival(data: bytes, start: int, end: int) -> Arrival | None:
-    """Read what follows the consumer tag."""
+def _arrival(data: bytes, start: int, end: int) -> tuple[int, bool, str, str] | None:
+    """Read what follows the consumer tag: delivery tag, redelivered, exchange, routing key."""
     tag, bits = _TAG.unpack_from(data, start)
     start += _TAG.size
     exchange = start + 1 + data[start]
     routing_key = exchange + 1 + data[exchange]
     if routing_key != end:
         return None
-    return Arrival(
-        tag, bool(bits & 1), data[start + 1 : exchange].decode(), data[exchange + 1 : end].decode()
-    )
+    return tag, bool(bits & 1), data[start + 1 : exchange].decode(), data[exchange + 1 : end].decode()
 
 
-def _properties(data: bytes, start: int, end: int, flags: int) -> Properties | None:
+def _properties(data: bytes, start: int, end: int, flags: int) -> _Properties | None:
     """Read properties in the order of their flags; None where something is not as usual."""
     content_type = type_ = message_id = None
     headers: dict[str, object] = {}
@@ -176,7 +180,7 @@ def _properties(data: bytes, start: int, end: int, flags: int) -> Properties | N
         after = start + 1 + data[start]
         type_ = data[start + 1 : after].decode()
         start = after
-    return Properties(content_type, type_, headers, message_id) if start == end else None
+    return (content_type, type_, headers, message_id) if start == end else None
 
 
 class ReadingConnection(pika.SelectConnection):  # type: ignore[misc]  # the base is untyped

@@ -156,11 +156,15 @@ class Ingress:
             one if isinstance(one, _Refusal) else self._judge(delivery, one, senders, now)
             for delivery, one in read
         ]
-        for delivery, verdict in zip(
-            deliveries, self._judge_again(read, verdicts, senders, came_before, now), strict=True
+        for (delivery, one), verdict in zip(
+            read, self._judge_again(read, verdicts, senders, came_before, now), strict=True
         ):
             if isinstance(verdict, _Refusal):
                 refused.append((delivery, verdict))
+                continue
+            if isinstance(one, _Read) and one.orders is not None:
+                # What was read in one pass is valid.
+                admitted += verdict
                 continue
             for event in verdict:
                 if isinstance(event.data, InvalidData) and not _can_be_answered(event):

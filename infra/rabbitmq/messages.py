@@ -177,18 +177,7 @@ def delivery_from_wire(
         name if isinstance(name, str) else bytes(name).decode("utf-8", "backslashreplace"): value
         for name, value in (headers or {}).items()
     }
-    attempt = 0
-    if named and exchange == DELIVER_EXCHANGE:
-        counted = named.get(ATTEMPT_HEADER)
-        # A boolean is an int in Python, and no count.
-        if isinstance(counted, int) and not isinstance(counted, bool) and counted > 0:
-            attempt = int(counted)
-        first_exchange = named.get(FIRST_EXCHANGE_HEADER)
-        first_routing_key = named.get(FIRST_ROUTING_KEY_HEADER)
-        if isinstance(first_exchange, str) and isinstance(first_routing_key, str):
-            exchange, routing_key = first_exchange, first_routing_key
-    # By position, which is quicker, for every message.
-    return Delivery(
+    return delivery_of_texts(
         queue_name,
         exchange,
         routing_key,
@@ -197,6 +186,41 @@ def delivery_from_wire(
         _text(type_),
         named,
         _text(message_id),
+        redelivered,
+    )
+
+
+def delivery_of_texts(  # noqa: PLR0917 - by position, which is quicker, for every message
+    queue_name: str,
+    exchange: str,
+    routing_key: str,
+    body: bytes,
+    content_type: str | None,
+    type_: str | None,
+    named: Mapping[str, object],
+    message_id: str | None,
+    redelivered: bool,  # noqa: FBT001 - see above
+) -> Delivery:
+    """Build a delivery of which every property and every header's name is known to be text."""
+    attempt = 0
+    if exchange == DELIVER_EXCHANGE and named:
+        counted = named.get(ATTEMPT_HEADER)
+        # A boolean is an int in Python, and no count.
+        if isinstance(counted, int) and not isinstance(counted, bool) and counted > 0:
+            attempt = int(counted)
+        first_exchange = named.get(FIRST_EXCHANGE_HEADER)
+        first_routing_key = named.get(FIRST_ROUTING_KEY_HEADER)
+        if isinstance(first_exchange, str) and isinstance(first_routing_key, str):
+            exchange, routing_key = first_exchange, first_routing_key
+    return Delivery(
+        queue_name,
+        exchange,
+        routing_key,
+        body,
+        content_type,
+        type_,
+        named,
+        message_id,
         redelivered,
         attempt,
     )

@@ -17,7 +17,7 @@ import pika.exceptions
 import structlog
 
 from infra.rabbitmq.amqp import CONNECTION_ERRORS, SOCKET_TIMEOUT_SECONDS, connection_parameters
-from infra.rabbitmq.deliveries import Arrival, DeliveryReader, Properties, ReadingConnection
+from infra.rabbitmq.deliveries import DeliveryReader, ReadingConnection
 from infra.rabbitmq.messages import Delivery, delivery_from_wire
 
 log = structlog.get_logger(__name__)
@@ -282,7 +282,11 @@ class Session:
         self._consumers += 1
         consumer_tag = f"holdfast-{self._consumers}"
         self._connection.reader = DeliveryReader(
-            self._channel.channel_number, consumer_tag, self._connection.params.frame_max, self._take
+            self._queue_name,
+            channel_number=self._channel.channel_number,
+            consumer_tag=consumer_tag,
+            frame_max=self._connection.params.frame_max,
+            take=self._take,
         )
         self._channel.basic_qos(prefetch_count=prefetch)
         self._channel.basic_consume(
@@ -327,24 +331,11 @@ class Session:
             ),
         )
 
-    def _take(self, arrival: Arrival, properties: Properties, body: bytes) -> None:
+    def _take(self, tag: int, delivery: Delivery) -> None:
         # A count of deliveries would be a number, which the reader leaves to pika.
         if self._careful:
             self._widen = True
-        self._add(
-            arrival.tag,
-            delivery_from_wire(
-                self._queue_name,
-                arrival.exchange,
-                arrival.routing_key,
-                body,
-                content_type=properties.content_type,
-                type_=properties.type,
-                headers=properties.headers,
-                message_id=properties.message_id,
-                redelivered=arrival.redelivered,
-            ),
-        )
+        self._add(tag, delivery)
 
     def _add(self, tag: int, delivery: Delivery) -> None:
         if not self._stopped:

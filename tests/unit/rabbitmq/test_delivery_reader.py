@@ -1,15 +1,24 @@
 """Whatever the reader takes, pika would have read the same; whatever it is unsure of, it leaves to pika."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pika
 import pika.frame
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from infra.rabbitmq.deliveries import Arrival, DeliveryReader, Properties
+from infra.rabbitmq.deliveries import DeliveryReader
+from infra.rabbitmq.messages import DELIVER_EXCHANGE, delivery_from_wire
 
-CHANNEL, TAG, FRAME_MAX = 1, "holdfast-1", 131_072
+QUEUE, CHANNEL, TAG, FRAME_MAX = "payment.orders", 1, "holdfast-1", 131_072
+
+
+class Arrival(NamedTuple):
+    tag: int
+    redelivered: bool
+    exchange: str
+    routing_key: str
+
 
 _TEXT = st.text(max_size=20)
 _PROPERTIES = st.builds(
@@ -30,7 +39,7 @@ _ARRIVALS = st.builds(
     Arrival,
     st.integers(1, 2**63 - 1),
     st.booleans(),
-    st.sampled_from(["", "holdfast.inbound", "élan"]),
+    st.sampled_from(["", "holdfast.inbound", DELIVER_EXCHANGE, "élan"]),
     _TEXT,
 )
 _MESSAGES = st.lists(
@@ -63,13 +72,23 @@ def _frames(
     return b"".join(frame.marshal() for frame in frames)
 
 
+def a_reader(taken: list[tuple[int, Any]]) -> DeliveryReader:
+    return DeliveryReader(
+        QUEUE,
+        channel_number=CHANNEL,
+        consumer_tag=TAG,
+        frame_max=FRAME_MAX,
+        take=lambda tag, delivery: taken.append((tag, delivery)),
+    )
+
+
 class Both:
     """Reads a stream in the reader's way, and what it leaves in pika's; keeps what each has seen."""
 
     def __init__(self) -> None:
         self.taken: list[tuple[Any, ...]] = []
         self.left: list[Any] = []
-        self.reader = DeliveryReader(CHANNEL, TAG, FRAME_MAX, lambda *message: self.taken.append(message))
+        self.reader = a_reader(self.taken)
         self._buffer = b""
 
     def feed(self, data: bytes) -> None:
@@ -98,10 +117,16 @@ def _as_pika_says(data: bytes) -> tuple[Any, ...]:
         frames.append(frame)
     method, header, *bodies = frames
     deliver, properties = method.method, header.properties
-    return (
-        Arrival(deliver.delivery_tag, deliver.redelivered, deliver.exchange, deliver.routing_key),
-        Properties(properties.content_type, properties.type, properties.headers or {}, properties.message_id),
+    return deliver.delivery_tag, delivery_from_wire(
+        QUEUE,
+        deliver.exchange,
+        deliver.routing_key,
         b"".join(body.fragment for body in bodies),
+        content_type=properties.content_type,
+        type_=properties.type,
+        headers=properties.headers,
+        message_id=properties.message_id,
+        redelivered=deliver.redelivered,
     )
 
 
@@ -115,9 +140,9 @@ def test_what_it_takes_is_what_pika_reads_however_the_stream_is_cut(
         both.feed(stream[start : start + piece])
     assert both.unread == b""
     expected = {message[0].tag: _as_pika_says(frames) for message, frames in zip(messages, each, strict=True)}
-    assert all(taken == expected[taken[0].tag] for taken in both.taken)
+    assert all(taken == expected[taken[0]] for taken in both.taken)
     left = [frame.method.delivery_tag for frame in both.left if isinstance(frame, pika.frame.Method)]
-    taken = [arrival.tag for arrival, _, _ in both.taken]
+    taken = [tag for tag, _ in both.taken]
     assert sorted([*taken, *left]) == sorted(message[0].tag for message in messages)
 
 
@@ -166,7 +191,6 @@ def test_no_broken_byte_is_read_as_anything_but_what_pika_reads(position: int, b
     frames = bytearray(_frames(*ORDINARY))
     frames[position] = byte
     taken: list[tuple[Any, ...]] = []
-    reader = DeliveryReader(CHANNEL, TAG, FRAME_MAX, lambda *message: taken.append(message))
-    reader.read(bytes(frames))
+    a_reader(taken).read(bytes(frames))
     if taken:
         assert taken == [_as_pika_says(bytes(frames))]
