@@ -21,7 +21,7 @@ from infra.rabbitmq.messages import Outgoing, PublishOutcome
 from infra.rabbitmq.publisher import Publisher
 
 _POLL_SECONDS = 0.02
-_LONGEST_PAUSE_SECONDS = 1.0
+_LONGEST_PAUSE_SECONDS = 0.5
 _READY_SECONDS = 60.0
 _STALLED_SECONDS = 60.0
 _STOP_SECONDS = 40.0
@@ -162,22 +162,24 @@ def wait_until_done(
     Where asking costs the contestant something, it is asked seldom while much is left, and every
     `poll_seconds` only towards the end.
     """
-    began = moved_at = time.monotonic()
-    first = seen = -1
+    seen, asked_at = -1, time.monotonic()
+    moved_at = asked_at
     while True:
         count, last_at = done()
         if count >= wanted:
             return last_at
-        if first < 0:
-            first = count
+        now = time.monotonic()
+        pause = poll_seconds
         if count != seen:
-            seen, moved_at = count, time.monotonic()
-        elif time.monotonic() - moved_at > _STALLED_SECONDS:
+            if seen >= 0:
+                left_seconds = (wanted - count) * (now - asked_at) / (count - seen)
+                pause = max(poll_seconds, min(_LONGEST_PAUSE_SECONDS, left_seconds / 4))
+            seen, moved_at = count, now
+        elif now - moved_at > _STALLED_SECONDS:
             raise MeasurementFailed(f"stalled at {count} of {wanted}:\n{workers.said()}")
         workers.check()
-        per_second = (count - first) / max(poll_seconds, time.monotonic() - began)
-        left_seconds = (wanted - count) / per_second if per_second > 0 else 0
-        time.sleep(max(poll_seconds, min(_LONGEST_PAUSE_SECONDS, left_seconds / 2)))
+        asked_at = now
+        time.sleep(pause)
 
 
 def drain(

@@ -2,6 +2,8 @@
 
 from sqlalchemy import Engine, create_engine
 
+# Before any engine is made: SQLAlchemy copies what psycopg knows of types when it makes one.
+import infra.postgres.arrays  # noqa: F401 - teaches psycopg to send our arrays
 from infra.settings import Settings
 
 
@@ -17,6 +19,8 @@ def create_database_engine(settings: Settings, *, application_name: str) -> Engi
         f"-c {name}={value}"
         for name, value in {
             "timezone": "UTC",
+            # `infra.postgres.arrays` packs text itself.
+            "client_encoding": "UTF8",
             "statement_timeout": settings.statement_timeout_ms,
             "lock_timeout": settings.lock_timeout_ms,
             "idle_in_transaction_session_timeout": settings.statement_timeout_ms,

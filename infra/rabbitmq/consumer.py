@@ -245,9 +245,11 @@ class QueueConsumer(Consumer):
             self._buffers.setdefault(self._choose_actor(buffered.delivery), deque()).append(buffered)
 
     def _is_full(self) -> bool:
-        """Whether the next batch would be as large as one may be."""
+        """Whether the next batch would be as large as it can get."""
         waiting = next(iter(self._buffers.values()))
-        return len(waiting) >= self._batch_bound
+        if len(waiting) >= self._batch_bound or waiting[0].delivery.redelivered:
+            return True
+        return sum(len(buffered.delivery.body) for buffered in waiting) > BATCH_BYTES
 
     def _read_what_came(self, session: Session) -> None:
         """Read until nothing more lies there, or enough for a batch of each kind."""

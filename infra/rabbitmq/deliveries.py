@@ -188,6 +188,17 @@ class ReadingConnection(pika.SelectConnection):  # type: ignore[misc]  # the bas
 
     reader: DeliveryReader | None = None
 
+    def cut(self) -> None:
+        """
+        End the connection without the broker's word, where it did not come.
+
+        Left alone it would stay open until Python finds it, and the broker would wait for what it delivered.
+        """
+        if self._transport is not None and not self.is_closed:
+            self._transport.abort()
+            # The socket is closed in what this calls.
+            self.ioloop.process_timeouts()
+
     def _on_data_available(self, data_in: bytes) -> None:
         self._frame_buffer += data_in
         while self._frame_buffer:

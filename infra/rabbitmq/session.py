@@ -164,7 +164,11 @@ class Session:
             self._unsubscribe(self._subscribe_wide)
 
     def stop_deliveries(self) -> None:
-        """Let nothing more come in; what is unacknowledged stays so until settled or the session ends."""
+        """
+        Let nothing more come in; what is unacknowledged stays so until settled or the session ends.
+
+        What pika reads of what was on its way goes back at once.
+        """
         if not self._stopped:
             self._stopped = True
             self.delivered.clear()
@@ -198,6 +202,8 @@ class Session:
             # It is closed either way; what was not acknowledged comes again.
             log.debug("session_close_failed", queue=self._queue_name, error=repr(error))
         finally:
+            with suppress(*CONNECTION_ERRORS):
+                self._connection.cut()
             self._loop.deactivate_poller()
             self._loop.close()
 

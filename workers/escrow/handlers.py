@@ -61,8 +61,11 @@ def _hold_payments(
     step: Step, payment_ids: Sequence[UUID], *, day_seconds: int
 ) -> list[tuple[Payment, list[NewHold]]]:
     """Book the holds of payments that have none yet, and return them."""
-    payments = store.find_payments(step.connection, payment_ids)
-    booked = [(payment, decide_holds(payment, now=step.now, day_seconds=day_seconds)) for payment in payments]
+    decided = [
+        (payment, decide_holds(payment, now=step.now, day_seconds=day_seconds))
+        for payment in store.find_payments(step.connection, payment_ids)
+    ]
+    booked = [(payment, holds) for payment, holds in decided if holds]
     known = store.insert_holds(
         step.connection, [hold for _, holds in booked for hold in holds], all_new=step.all_new
     )

@@ -245,6 +245,29 @@ def test_batches_of_two_threads_finish_in_any_order_and_all_are_acknowledged(url
     assert depth(url, "escrow.hold") == 0
 
 
+def test_while_everybody_is_busy_a_batch_grows_and_a_full_one_is_handed_out(url: str) -> None:
+    entered, leave = threading.Event(), threading.Event()
+    sizes: list[int] = []
+
+    def hang(deliveries: Sequence[Delivery]) -> None:
+        sizes.append(len(deliveries))
+        entered.set()
+        leave.wait(20)
+
+    _command(url, b"first")
+    place = Workplace(url, threads=1, batch_bound=40, prefetch_batches=4)
+    with place.on("escrow.hold", Recorder(hang), actor_name="hold_funds"):
+        assert entered.wait(20)
+        for _ in range(60):
+            _command(url, b"later")
+        (consumer,) = place.broker._consumers.values()
+        wait_until(lambda: sum(map(len, consumer._buffers.values())) == 20)
+        assert consumer._unfinished_batches == 2, "one at work, a full one ahead, the rest still growing"
+        leave.set()
+        wait_until(lambda: sum(sizes) == 61)
+    assert sizes == [1, 40, 20]
+
+
 def test_an_unfinished_batch_is_not_taken_along_by_a_later_one(url: str) -> None:
     """The first batch hangs while later ones finish; the process then dies: the first must come again."""
     _command(url, *NUMBERS)

@@ -25,9 +25,9 @@ from rabbitmq_support import (
 from structlog.testing import capture_logs
 
 from infra.rabbitmq import consumer as consumer_module
+from infra.rabbitmq import session as session_module
 from infra.rabbitmq import topology
 from infra.rabbitmq.messages import Delivery
-from infra.rabbitmq.session import SUSPECT_DELIVERY_COUNT
 
 BODIES = [str(number).encode() for number in range(40)]
 
@@ -280,7 +280,7 @@ def _die_while_holding(url: str, messages: int) -> None:
 def test_innocent_messages_are_not_prefetched_beside_one_that_kills_its_workers(url: str) -> None:
     """The broker counts every redelivery; a worker that dies with 512 messages in hand counts against all."""
     _command(url, *BODIES)
-    for _ in range(SUSPECT_DELIVERY_COUNT):
+    for _ in range(session_module.SUSPECT_DELIVERY_COUNT):
         _die_while_holding(url, 40)
     entered, leave = threading.Event(), threading.Event()
 
@@ -296,6 +296,22 @@ def test_innocent_messages_are_not_prefetched_beside_one_that_kills_its_workers(
         wait_until(lambda: len(recorder.done) == 40)
         _command(url, *(b"new" for _ in range(20)))
         wait_until(lambda: len(recorder.done) == 60)
+
+
+def test_a_session_that_the_broker_does_not_let_go_of_leaves_nothing_behind(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that is closed and not cut would keep what was delivered there from everybody else."""
+    monkeypatch.setattr(session_module, "_CLOSE_SECONDS", 0.05)
+    _command(url, *BODIES)
+    session = session_module.Session(url, "escrow.hold", prefetch=10)
+    while not session.delivered:
+        session.pump(1)
+    connection = session._connection._transport._sock
+    monkeypatch.setattr(session._connection, "close", lambda: None)
+    session.close()
+    assert connection.fileno() == -1
+    wait_until(lambda: depth(url, "escrow.hold") == len(BODIES))
 
 
 def test_what_kills_every_worker_ends_as_a_dead_letter_and_the_others_are_done(
