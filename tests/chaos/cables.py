@@ -131,6 +131,10 @@ class Cable:
         with self._lock:
             self._commits_to_cut = count
 
+    @property
+    def commits_cut(self) -> int:
+        return self.cuts["after COMMIT"] + self.cuts["within COMMIT"]
+
     def unplug(self) -> None:
         """Break every connection and let none come through."""
         self._plugged = False

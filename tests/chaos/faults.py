@@ -12,6 +12,7 @@ from chaos.world import World
 
 # For a bank that has just been killed to come back, on a busy machine.
 _BANK_SECONDS = 120
+_COMMIT_SECONDS = 30.0
 
 Tell = Callable[[str], None]
 
@@ -100,7 +101,13 @@ class Faults:
         self._world.cluster.start()
 
     def _cut_commits(self) -> None:
-        self._world.database_cable.cut_at_commits(self._draw.randint(3, 8))
+        cable = self._world.database_cable
+        before = cable.commits_cut
+        cable.cut_at_commits(self._draw.randint(3, 8))
+        # Everybody may still be recovering from the fault before, and commit nothing for a while.
+        deadline = time.monotonic() + _COMMIT_SECONDS
+        while cable.commits_cut == before and time.monotonic() < deadline:
+            time.sleep(0.05)
         self._pause(1.5, 3)
 
     def _cut_frames(self) -> None:
