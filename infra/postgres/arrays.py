@@ -2,9 +2,9 @@
 Columns as PostgreSQL arrays.
 
 A batch travels as one value a column. The driver would dump a list value by value in Python, which costs
-more than everything else that is done for a row; joined here, it is one pass in C. Ids and hashes, all of one
-length, go as they are in memory (see `array_send` in PostgreSQL's arrayfuncs.c for the form), which spares
-both sides their digits; everything else goes as text.
+more than everything else that is done for a row; joined here, it is one pass in C. Ids, hashes and JSON go
+as PostgreSQL receives them (see `array_recv` in its arrayfuncs.c for the form), which spares both sides the
+digits and the escaped quotes; everything else goes as text.
 """
 
 import struct
@@ -67,21 +67,19 @@ psycopg.adapters.register_dumper(JsonArray, _JsonArrayDumper)
 # Number of dimensions, whether there are NULLs, the elements' type; then the one dimension's size and first
 # index.
 _ARRAY_HEADER = struct.Struct(">iiIii")
-_NULL = struct.pack(">i", -1)
+_LENGTH = struct.Struct(">i")
+_NULL = _LENGTH.pack(-1)
 _UUID_BYTES = 16
 
 
 def uuid_array(ids: Iterable[UUID | None]) -> UuidArray:
     """Pack ids for `CAST(:ids AS uuid[])`."""
-    oid, values = _UUID_OID, list(ids)
+    values = list(ids)
     try:
         packed = [value.int.to_bytes(_UUID_BYTES, "big") for value in values]  # type: ignore[union-attr]
     except AttributeError:
-        length = struct.pack(">i", _UUID_BYTES)
-        return UuidArray(
-            _array(oid, [_NULL if value is None else length + value.bytes for value in values], nulls=True)
-        )
-    return UuidArray(_array_of_one_length(oid, _UUID_BYTES, packed))
+        return UuidArray(_array(_UUID_OID, [None if value is None else value.bytes for value in values]))
+    return UuidArray(_array_of_one_length(_UUID_OID, _UUID_BYTES, packed))
 
 
 def uuid_array_literal(values: Iterable[UUID]) -> str:
@@ -93,31 +91,25 @@ def _bytea_array(values: Sequence[bytes]) -> ByteaArray:
     length = len(values[0])
     if all(len(value) == length for value in values):
         return ByteaArray(_array_of_one_length(_BYTEA_OID, length, values))
-    return ByteaArray(_array(_BYTEA_OID, [struct.pack(">i", len(value)) + value for value in values]))
+    return ByteaArray(_array(_BYTEA_OID, values))
 
 
 def json_array(texts: Sequence[str | None]) -> JsonArray:
     """Pack JSON texts, which as text would have every quote escaped."""
-    encoded = [None if text is None else text.encode() for text in texts]
-    return JsonArray(
-        _array(
-            _JSON_OID,
-            [_NULL if one is None else len(one).to_bytes(4, "big") + one for one in encoded],
-            nulls=None in encoded,
-        )
-    )
+    return JsonArray(_array(_JSON_OID, [None if text is None else text.encode() for text in texts]))
 
 
 def _array_of_one_length(oid: int, length: int, values: Sequence[bytes]) -> bytes:
     # The length before each is what joins them.
-    return struct.pack(">i", length).join([_header(oid, len(values)), *values])
+    return _LENGTH.pack(length).join([_header(oid, len(values), nulls=False), *values])
 
 
-def _array(oid: int, elements: Sequence[bytes], *, nulls: bool = False) -> bytes:
-    return b"".join([_header(oid, len(elements), nulls=nulls), *elements])
+def _array(oid: int, values: Sequence[bytes | None]) -> bytes:
+    elements = [_NULL if value is None else _LENGTH.pack(len(value)) + value for value in values]
+    return b"".join([_header(oid, len(values), nulls=None in values), *elements])
 
 
-def _header(oid: int, size: int, *, nulls: bool = False) -> bytes:
+def _header(oid: int, size: int, *, nulls: bool) -> bytes:
     return _ARRAY_HEADER.pack(1, nulls, oid, size, 1) if size else struct.pack(">iiI", 0, 0, oid)
 
 

@@ -156,8 +156,9 @@ def _release(step: Step, releases: Sequence[Release]) -> None:
     step.post(
         [
             Posting(kind, hold.hold_id, hold.shop_id, hold.seller_id, hold.currency, amount)
-            for hold, fee_minor in releases
-            for kind, amount in ((_RELEASED, hold.remaining_minor - fee_minor), (_FEE_TAKEN, fee_minor))
+            for release in releases
+            for hold in [release.hold]
+            for kind, amount in ((_RELEASED, release.seller_minor), (_FEE_TAKEN, release.fee_minor))
             if amount
         ]
     )

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from datetime import datetime
-from operator import attrgetter
 from uuid import UUID
 
 from sqlalchemy import Connection, text
@@ -11,6 +10,7 @@ from sqlalchemy import Connection, text
 from infra.postgres.arrays import array_of, uuid_array
 from infra.postgres.bulk import columns_of, insert_unless_known
 from infra.postgres.tables import holds
+from ledger.ids import each_once
 from workers.escrow.decisions import Funding, Hold, HoldState, NewHold, Part, Payment, Release
 
 # Finding a member by its value costs more than making the row that it stands in.
@@ -92,7 +92,7 @@ def insert_holds(connection: Connection, rows: Sequence[NewHold], *, all_new: bo
 
 def lock_holds(connection: Connection, hold_ids: Sequence[UUID]) -> list[Hold]:
     """Lock holds in id order until the transaction ends, and read what a release depends on."""
-    ids = uuid_array(sorted(hold_ids, key=attrgetter("int")))
+    ids = uuid_array(each_once(hold_ids))
     connection.execute(
         # By key, in the order given; see `find_payments`.
         text("""
