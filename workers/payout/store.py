@@ -211,6 +211,29 @@ def insert_attempts(connection: Connection, rows: Sequence[NewAttempt]) -> None:
     )
 
 
+def find_open_attempts_in_turn(connection: Connection, attempt_ids: Sequence[UUID]) -> list[UUID]:
+    """
+    Return which of these attempts are not decided yet, one of each shop at a time.
+
+    A shop's own stand in the order given, save that its sellers take turns as well.
+    """
+    return list(
+        connection.scalars(
+            text("""
+                SELECT attempt_id FROM (
+                    SELECT attempt_id, shop_id, place,
+                           row_number() OVER (PARTITION BY shop_id, seller_id ORDER BY place) AS of_seller
+                    FROM unnest(CAST(:ids AS uuid[])) WITH ORDINALITY AS given (attempt_id, place)
+                    JOIN password_attempts USING (attempt_id)
+                    WHERE state IN ('waiting', 'counted')
+                ) AS open
+                ORDER BY row_number() OVER (PARTITION BY shop_id ORDER BY of_seller, place), place
+            """),
+            {"ids": list(attempt_ids)},
+        )
+    )
+
+
 def lock_open_attempts(connection: Connection, attempt_ids: Iterable[UUID]) -> list[Attempt]:
     """Lock attempts that are not decided yet, oldest first; call `lock_sellers` before."""
     return [

@@ -573,6 +573,41 @@ def test_a_flood_of_attempts_gives_way_and_is_decided_in_the_end(
     assert judged(desk.told) == [("withdrawal.rejected", "unknown_seller")] * 3 * passwords._ROUND
 
 
+@pytest.mark.parametrize("flood", ["of names that nobody knows", "of guesses at one seller"])
+def test_a_shop_behind_anothers_flood_is_among_the_next_few(
+    desk: Desk, platform: SellersPlatform, monkeypatch: pytest.MonkeyPatch, flood: str
+) -> None:
+    """It is asked last, after more than one round can do, and decided before the flood gives way once."""
+    monkeypatch.setattr(passwords, "_PATIENCE_SECONDS", -1.0)
+    other = desk.platform(desk.a_shop())
+    paid, guessed = desk.a_seller(other, available=10_000), desk.a_seller(platform, available=10_000)
+    desk.told.clear()
+    names = [guessed if flood.endswith("seller") else fresh("nobody") for _ in range(3 * passwords._ROUND)]
+    desk.book_withdrawals(
+        *[platform.withdraws(name, 1, password=WRONG_PASSWORD) for name in names], other.withdraws(paid, 100)
+    )
+    desk.handle(desk.commands.pop(0))
+    assert ACCEPTED in judged(desk.told)
+    assert len(judged(desk.told)) <= passwords._ROUND
+    desk.run()
+    assert len(judged(desk.told)) == len(names) + 1
+
+
+def test_a_seller_behind_guesses_at_another_one_is_among_the_next_few(
+    desk: Desk, platform: SellersPlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passwords, "_PATIENCE_SECONDS", -1.0)
+    guessed, paid = (desk.a_seller(platform, available=10_000) for _ in range(2))
+    desk.told.clear()
+    guesses = [platform.withdraws(guessed, 1, password=WRONG_PASSWORD) for _ in range(3 * passwords._ROUND)]
+    desk.book_withdrawals(*guesses, platform.withdraws(paid, 100))
+    desk.handle(desk.commands.pop(0))
+    assert ACCEPTED in judged(desk.told)
+    assert len(judged(desk.told)) <= passwords._ROUND
+    desk.run()
+    assert len(judged(desk.told)) == len(guesses) + 1
+
+
 def test_in_a_flood_several_attempts_of_one_seller_are_all_decided(
     desk: Desk, platform: SellersPlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:

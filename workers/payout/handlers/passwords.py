@@ -6,7 +6,7 @@ password never meets a lock that only its neighbours in the queue have caused.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -49,8 +49,9 @@ log = structlog.get_logger(__name__)
 
 # A seller whose password another worker is checking gets the next turn this much later.
 _NEXT_TURN_MS = 1000
-# So many attempts are counted at once: a worker that dies leaves no more behind.
-_ROUND = 16
+# So many attempts are counted at once: a worker that dies leaves no more behind, and whoever waits for this
+# thread waits for no more than these.
+_ROUND = 8
 # A flood of attempts gives way to whatever else waits for this thread: the rest goes to the end of the queue.
 _PATIENCE_SECONDS = 0.25
 
@@ -104,43 +105,43 @@ class _Checked:
 
 def check_passwords(steps: Steps, commands: Sequence[CheckPassword], *, tools: PasswordTools) -> None:
     """
-    Decide the password attempts named by these commands, a few at a time, in their order.
+    Decide the password attempts named by these commands, a few at a time, each shop in its turn.
 
-    What is not reached within a moment goes back to the queue, behind what others have asked.
+    So a shop's flood of attempts stands before its own sellers, and one of another shop is among the next
+    few. What is not reached within a moment goes back to the queue, behind what others have asked.
     """
     # In the order in which they were asked, so that whoever was put back is not overtaken again and again.
     left = list(dict.fromkeys(id_ for command in commands for id_ in command.attempt_ids))
     began = time.monotonic()
     while left:
-        these, others = left[:_ROUND], left[_ROUND:]
         impatient = time.monotonic() - began > _PATIENCE_SECONDS
-        turns, done = _count(steps, these, put_back=others if impatient else ())
+        turns, done = _count(steps, left, put_back=impatient)
         reach("password: before check")
         checked = [one for one in tools.pool.map(lambda turn: _check(turn, tools), turns) if one is not None]
         reach("password: checked")
         done |= _decide(steps, checked, tools)
         done |= {turn.attempt.attempt_id for turn in turns} - {c.turn.attempt.attempt_id for c in checked}
-        left = [id_ for id_ in these if id_ not in done] + ([] if impatient else others)
+        left = [id_ for id_ in left if id_ not in done]
         if not (turns or done):
             break
 
 
-def _count(
-    steps: Steps, attempt_ids: Iterable[UUID], *, put_back: Sequence[UUID] = ()
-) -> tuple[list[_Turn], set[UUID]]:
+def _count(steps: Steps, attempt_ids: Sequence[UUID], *, put_back: bool) -> tuple[list[_Turn], set[UUID]]:
     """
-    Commit that these attempts are being made; return whose turn it is, and which are done with.
+    Commit that the next few attempts are being made; return whose turn it is, and which are done with.
 
+    `put_back` sends those that come after them to the end of the queue, and so is done with them too.
     An attempt that was counted before, by a worker that died, is not counted again.
     """
-    ids = set(attempt_ids)
     turns: list[_Turn] = []
     with steps.begin("count_password") as step:
+        in_turn = store.find_open_attempts_in_turn(step.connection, attempt_ids)
+        ids, others = set(in_turn[:_ROUND]), in_turn[_ROUND:]
         keys = store.find_sellers_of_attempts(step.connection, ids)
         sellers = store.lock_sellers(step.connection, keys)
         attempts = store.lock_open_attempts(step.connection, ids)
         # Not open any more: decided by an earlier delivery of the same command.
-        done = ids - {attempt.attempt_id for attempt in attempts}
+        done = set(attempt_ids).difference((attempt.attempt_id for attempt in attempts), others)
         busy = store.find_sellers_being_checked(step.connection, sellers, besides=ids)
         counts: list[tuple[store.Attempt, Count]] = []
         later: list[UUID] = []
@@ -173,8 +174,10 @@ def _count(
         step.command_for_each(
             PAYOUT_PASSWORD, later, lambda ids_: CheckPassword(attempt_ids=ids_), delay_ms=_NEXT_TURN_MS
         )
-        step.command_for_each(PAYOUT_PASSWORD, put_back, lambda ids_: CheckPassword(attempt_ids=ids_))
-    return turns, done | set(later)
+        if put_back:
+            step.command_for_each(PAYOUT_PASSWORD, others, lambda ids_: CheckPassword(attempt_ids=ids_))
+            done.update(others)
+    return turns, done.union(later)
 
 
 def _turn(attempt: store.Attempt, seller: store.Seller | None, *, now: datetime) -> _Turn:
