@@ -6,6 +6,7 @@ The signed content is `{webhook-id}.{webhook-timestamp}.{raw body}`; see https:/
 
 import base64
 import binascii
+import hashlib
 import hmac
 import re
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ _SECRET_PREFIX = "whsec_"  # noqa: S105 - the standard's prefix, not a secret
 _MIN_SECRET_BYTES, _MAX_SECRET_BYTES = 24, 64  # Standard Webhooks, 'Symmetric keys'
 _MAX_SIGNATURES = 10
 _MAX_HEADER_CHARACTERS = 4096
+_BLOCK_BYTES = 64  # of SHA-256, RFC 6234
 _TIMESTAMP = re.compile(r"[0-9]{1,12}\Z")
 
 
@@ -135,21 +137,24 @@ def verify(
     timestamp = _text(headers, TIMESTAMP_HEADER)
     if not _TIMESTAMP.match(timestamp):
         raise SignatureRefused(QuarantineReason.BAD_SIGNATURE, f"{TIMESTAMP_HEADER} is not Unix seconds")
-    signatures = _signatures(_text(headers, SIGNATURE_HEADER))
-    if not signatures:
-        raise SignatureRefused(QuarantineReason.BAD_SIGNATURE, f"{SIGNATURE_HEADER} holds no v1 or v1a")
+    signatures = _Signatures(_text(headers, SIGNATURE_HEADER))
     signed = f"{webhook_id}.{timestamp}.".encode() + body
     # An honest message ends at its first right key; the others are not tried.
     right_key = wrong_key = None
     for key in keys:
-        if not _signed_with(key, signatures, signed):
+        if not signatures.fit(key, signed):
             continue
         if scope is None or scope in key.scopes:
             right_key = key
             break
         wrong_key = key
     if right_key is None and wrong_key is None:
-        raise SignatureRefused(QuarantineReason.BAD_SIGNATURE, "no signature of an active key fits")
+        raise SignatureRefused(
+            QuarantineReason.BAD_SIGNATURE,
+            "no signature of an active key fits"
+            if signatures.usable
+            else f"{SIGNATURE_HEADER} holds no v1 or v1a",
+        )
     age_s = now.timestamp() - int(timestamp)
     if age_s > max_age_s or age_s < -max_ahead_s:
         raise SignatureRefused(
@@ -211,8 +216,12 @@ def _headers(message_id: str, timestamp: int, scheme: Scheme, signature: bytes) 
     return {
         ID_HEADER: message_id,
         TIMESTAMP_HEADER: str(timestamp),
-        SIGNATURE_HEADER: f"{scheme},{base64.b64encode(signature).decode()}",
+        SIGNATURE_HEADER: _header_value(scheme, signature),
     }
+
+
+def _header_value(scheme: Scheme, signature: bytes) -> str:
+    return scheme + "," + binascii.b2a_base64(signature, newline=False).decode()
 
 
 def _text(headers: Mapping[str, object], name: str) -> str:
@@ -231,8 +240,36 @@ def _text(headers: Mapping[str, object], name: str) -> str:
     return value
 
 
-def _signatures(header: str) -> list[tuple[Scheme, bytes]]:
-    """Return the first signatures of schemes that we know; others beside them are passed over."""
+class _Signatures:
+    """What a header says; taken apart only where it is not the one signature that an HMAC key makes."""
+
+    def __init__(self, header: str) -> None:
+        self._header = header
+        self._usable: list[tuple[Scheme, bytes]] | None = None
+
+    @property
+    def usable(self) -> list[tuple[Scheme, bytes]]:
+        """The first signatures of schemes that we know; others beside them are passed over."""
+        if self._usable is None:
+            self._usable = _take_apart(self._header)
+        return self._usable
+
+    def fit(self, key: VerifyingKey, signed: bytes) -> bool:
+        """Tell whether one of them is this key's."""
+        # Most senders have keys of both schemes and sign with one.
+        if key.scheme + "," not in self._header:
+            return False
+        if key.scheme is Scheme.HMAC_SHA256:
+            digest = _hmac_sha256(key.material, signed)
+            return hmac.compare_digest(_header_value(key.scheme, digest), self._header) or any(
+                scheme is key.scheme and hmac.compare_digest(digest, raw) for scheme, raw in self.usable
+            )
+        return any(
+            scheme is key.scheme and _is_signed(key.material, raw, signed) for scheme, raw in self.usable
+        )
+
+
+def _take_apart(header: str) -> list[tuple[Scheme, bytes]]:
     found: list[tuple[Scheme, bytes]] = []
     for part in header.split():
         name, _, encoded = part.partition(",")
@@ -246,20 +283,8 @@ def _signatures(header: str) -> list[tuple[Scheme, bytes]]:
     return found
 
 
-def _signed_with(key: VerifyingKey, signatures: Sequence[tuple[Scheme, bytes]], signed: bytes) -> bool:
-    # A loop, not `any` of a generator: this is asked of every message.
-    for scheme, raw in signatures:  # noqa: SIM110 - see above
-        if _matches(key, scheme, raw, signed):
-            return True
-    return False
-
-
-def _matches(key: VerifyingKey, scheme: Scheme, signature: bytes, signed: bytes) -> bool:
-    if key.scheme is not scheme:
-        return False
-    if scheme is Scheme.HMAC_SHA256:
-        return hmac.compare_digest(hmac.digest(key.material, signed, "sha256"), signature)
-    public_key = _public_key(key.material)
+def _is_signed(public_key_material: bytes, signature: bytes, signed: bytes) -> bool:
+    public_key = _public_key(public_key_material)
     if public_key is None:
         return False
     try:
@@ -267,6 +292,29 @@ def _matches(key: VerifyingKey, scheme: Scheme, signature: bytes, signed: bytes)
     except InvalidSignature:
         return False
     return True
+
+
+def _hmac_sha256(secret: bytes, message: bytes) -> bytes:
+    """
+    Compute HMAC-SHA256 (RFC 2104) from the secret's two pads, hashed once for all messages.
+
+    `hmac.digest` sets up the library's whole machinery each time, which costs more than hashing an order.
+    """
+    inner, outer = _pads(secret)
+    inner, outer = inner.copy(), outer.copy()
+    inner.update(message)
+    outer.update(inner.digest())
+    return outer.digest()
+
+
+@lru_cache(maxsize=16_384)
+def _pads(secret: bytes) -> "tuple[hashlib._Hash, hashlib._Hash]":
+    """Return the hashes into which the inner and the outer pad went; copied for each message."""
+    block = (hashlib.sha256(secret).digest() if len(secret) > _BLOCK_BYTES else secret).ljust(
+        _BLOCK_BYTES, b"\0"
+    )
+    inner, outer = (hashlib.sha256(bytes([byte ^ pad for byte in block])) for pad in (0x36, 0x5C))
+    return inner, outer
 
 
 @lru_cache(maxsize=16_384)

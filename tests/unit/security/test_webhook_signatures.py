@@ -1,6 +1,7 @@
 """A message counts only if a key of its sender signed exactly these bytes, lately."""
 
 import base64
+import hmac
 import json
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -24,6 +25,7 @@ from infra.security.signatures import (
     Signer,
     VerifiedSignature,
     VerifyingKey,
+    _hmac_sha256,
     parse_ed25519_public,
     parse_hmac_secret,
     sign_v1,
@@ -322,6 +324,23 @@ def test_no_header_value_does_worse_than_be_refused(name: str, value: object) ->
 def test_a_huge_header_is_refused_and_not_repeated(name: str) -> None:
     refused = refusal({**V1A_HEADERS, name: "x" * 1_000_000}, V1A_KEY)
     assert len(str(refused)) < 200
+
+
+@given(secret=st.binary(min_size=1, max_size=200), messages=st.lists(st.binary(max_size=300), max_size=4))
+def test_hmac_from_kept_pads_is_hmac(secret: bytes, messages: list[bytes]) -> None:
+    """RFC 2104 for secrets of any length, however often the same pads were used."""
+    for message in messages:
+        assert _hmac_sha256(secret, message) == hmac.digest(secret, message, "sha256")
+
+
+@BOTH
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_sender_with_keys_of_both_schemes_signs_with_either(
+    key: VerifyingKey, signed: dict[str, str], order: int
+) -> None:
+    assert check(signed, *[V1_KEY, V1A_KEY][::order]).key is key
+    both = {**signed, SIGNATURE_HEADER: f"{V1A_HEADERS[SIGNATURE_HEADER]} {V1_HEADERS[SIGNATURE_HEADER]}"}
+    assert check(both, *[V1_KEY, V1A_KEY][::order]).key in {V1_KEY, V1A_KEY}
 
 
 def test_a_flood_of_signatures_in_one_header_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
