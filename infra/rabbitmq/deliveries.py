@@ -19,6 +19,8 @@ import pika.spec
 
 from infra.rabbitmq.messages import Delivery, delivery_of_texts
 
+_RECEIVE_BYTES = 64 * 1024
+
 _FRAME = struct.Struct(">BHI")
 _CONTENT = struct.Struct(">HHQH")
 _LENGTH = struct.Struct(">I")
@@ -187,6 +189,14 @@ class ReadingConnection(pika.SelectConnection):  # type: ignore[misc]  # the bas
     """pika's connection, where `reader`, once it is set, sees what comes first."""
 
     reader: DeliveryReader | None = None
+
+    def read_much_at_once(self) -> None:
+        """
+        Ask the socket for more than pika's 4 KiB, which are half a dozen orders.
+
+        Each asking gives the interpreter away, and whoever works has it until it has waited long enough.
+        """
+        self._transport._MAX_RECV_BYTES = _RECEIVE_BYTES  # noqa: SLF001 - pika has no setting for it
 
     def cut(self) -> None:
         """

@@ -259,6 +259,7 @@ class Session:
     # --- what pika calls back -------------------------------------------------
 
     def _on_open(self, connection: Any) -> None:  # noqa: ANN401 - pika is untyped
+        connection.read_much_at_once()
         connection.channel(on_open_callback=self._on_channel_open)
 
     def _on_channel_open(self, channel: Any) -> None:  # noqa: ANN401 - pika is untyped

@@ -6,6 +6,7 @@ import pika
 import pika.frame
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pika.adapters.utils import io_services_utils
 
 from infra.rabbitmq.deliveries import DeliveryReader
 from infra.rabbitmq.messages import DELIVER_EXCHANGE, delivery_from_wire
@@ -194,3 +195,9 @@ def test_no_broken_byte_is_read_as_anything_but_what_pika_reads(position: int, b
     a_reader(taken).read(bytes(frames))
     if taken:
         assert taken == [_as_pika_says(bytes(frames))]
+
+
+def test_pika_still_asks_its_transport_how_much_to_receive() -> None:
+    """It is set for want of a setting; should the name go, receiving would silently be slow again."""
+    for transport in (io_services_utils._AsyncPlaintextTransport, io_services_utils._AsyncSSLTransport):
+        assert transport._MAX_RECV_BYTES > 0
