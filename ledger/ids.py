@@ -18,9 +18,11 @@ _TIME_PREFIX_BYTES = 6
 _VERSION_SHIFT = 76
 _VARIANT = 0b10 << 62
 _FREE_BITS = ((1 << 128) - 1) & ~(0xF << _VERSION_SHIFT) & ~(0b11 << 62)
-_STAMP_OF = {version: version << _VERSION_SHIFT | _VARIANT for version in (7, 8)}
+_VERSION_7, _VERSION_8 = (version << _VERSION_SHIFT | _VARIANT for version in (7, 8))
 _RANDOM_BYTES = 10
-_NEW_OBJECT, _SET, _UNKNOWN = object.__new__, object.__setattr__, SafeUUID.unknown
+# The slots' own setters: past `UUID.__setattr__`, which refuses, and quicker than `object.__setattr__`.
+_SET_NUMBER, _SET_SAFETY = (UUID.__dict__[slot].__set__ for slot in ("int", "is_safe"))
+_NEW_OBJECT, _UNKNOWN = object.__new__, SafeUUID.unknown
 
 
 def new_id() -> UUID:
@@ -33,7 +35,7 @@ def new_ids(count: int) -> list[UUID]:
     prefix = (time.time_ns() // 1_000_000).to_bytes(_TIME_PREFIX_BYTES, "big")
     noise = secrets.token_bytes(_RANDOM_BYTES * count)
     return [
-        _stamp(prefix + noise[start : start + _RANDOM_BYTES], version=7)
+        _stamp(prefix + noise[start : start + _RANDOM_BYTES], _VERSION_7)
         for start in range(0, len(noise), _RANDOM_BYTES)
     ]
 
@@ -45,9 +47,9 @@ def derive_id(kind: str, parent: UUID) -> UUID:
     A UUIDv8 (RFC 9562, section 5.8): the parent's 48-bit time prefix, so that the rows of one payment
     lie close together in every index, and 74 bits of SHA-256 over kind and parent.
     """
-    raw = parent.bytes
+    raw = parent.int.to_bytes(16, "big")
     digest = sha256(kind.encode() + b"|" + raw).digest()
-    return _stamp(raw[:_TIME_PREFIX_BYTES] + digest[:_RANDOM_BYTES], version=8)
+    return _stamp(raw[:_TIME_PREFIX_BYTES] + digest[:_RANDOM_BYTES], _VERSION_8)
 
 
 def key_id(kind: str, *parts: str) -> UUID:
@@ -57,7 +59,7 @@ def key_id(kind: str, *parts: str) -> UUID:
     The parts are joined by a character that no id may contain, so no two keys collide by concatenation.
     """
     digest = sha256("\x1f".join((kind, *parts)).encode()).digest()
-    return _stamp(digest[:16], version=8)
+    return _stamp(digest[:16], _VERSION_8)
 
 
 def each_once(ids: Iterable[UUID]) -> list[UUID]:
@@ -87,10 +89,10 @@ def attempt_suffix(attempt: int) -> str:
     return f":{attempt}" if attempt else ""
 
 
-def _stamp(raw: bytes, *, version: int) -> UUID:
+def _stamp(raw: bytes, stamp: int) -> UUID:
     made = _NEW_OBJECT(UUID)
     # What UUID's own constructor does at its end, without its looking through six ways to be called: an
     # order makes half a dozen of these. A test compares the two.
-    _SET(made, "int", int.from_bytes(raw, "big") & _FREE_BITS | _STAMP_OF[version])
-    _SET(made, "is_safe", _UNKNOWN)
+    _SET_NUMBER(made, int.from_bytes(raw, "big") & _FREE_BITS | stamp)
+    _SET_SAFETY(made, _UNKNOWN)
     return made

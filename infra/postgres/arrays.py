@@ -84,7 +84,8 @@ def uuid_array(ids: Iterable[UUID | None]) -> UuidArray:
 
 def uuid_array_literal(values: Iterable[UUID]) -> str:
     """Write ids as text, for a column of arrays."""
-    return "{" + ",".join([f"{value.int:032x}" for value in values]) + "}"
+    packed = b"".join([value.int.to_bytes(_UUID_BYTES, "big") for value in values])
+    return "{" + packed.hex(",", _UUID_BYTES) + "}"
 
 
 def _bytea_array(values: Sequence[bytes]) -> ByteaArray:
