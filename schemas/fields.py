@@ -38,10 +38,12 @@ MAX_SEALED_LENGTH: Final = 16_384
 EXTERNAL_ID_PATTERN: Final = r"^[ -~]{1,64}$"
 OWNER_ID_PATTERN: Final = r"^[a-z0-9-]{1,64}$"
 
-_RFC_3339 = re.compile(
+BANK_REFERENCE_PATTERN: Final = r"^[A-Za-z0-9/?:().,'+ -]{1,35}$"
+RFC_3339_PATTERN: Final = (
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?"
     r"(?:[Zz]|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
 )
+_RFC_3339 = re.compile(RFC_3339_PATTERN)
 
 
 def parse_rfc3339(text: str) -> datetime:
@@ -54,9 +56,21 @@ def parse_rfc3339(text: str) -> datetime:
     if _RFC_3339.fullmatch(text) is None:
         raise ValueError("not an RFC 3339 time with an offset")
     try:
-        return datetime.fromisoformat(text.upper()).astimezone(UTC)
+        return instant_of(text)
     except OverflowError as error:
         raise ValueError("outside the years 1 to 9999 in UTC") from error
+
+
+def instant_of(text: str) -> datetime:
+    """
+    Return the instant in UTC that a text of RFC 3339's form names.
+
+    Raises:
+        ValueError: there is no such date or time.
+        OverflowError: it is outside the years 1 to 9999.
+    """
+    instant = datetime.fromisoformat(text.upper())
+    return instant if instant.tzinfo is UTC else instant.astimezone(UTC)
 
 
 def _instant(value: object) -> datetime:
@@ -125,13 +139,13 @@ ExternalId = Annotated[str, Field(strict=True, pattern=EXTERNAL_ID_PATTERN)]
 OwnerId = Annotated[str, Field(strict=True, pattern=OWNER_ID_PATTERN)]
 AmountMinor = Annotated[int, Field(strict=True, ge=1, le=MAX_AMOUNT_MINOR)]
 CurrencyCode = Annotated[str, Field(strict=True, pattern=r"^[A-Z]{3}$"), AfterValidator(_known_currency)]
-BankReference = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9/?:().,'+ -]{1,35}$")]
+BankReference = Annotated[str, Field(strict=True, pattern=BANK_REFERENCE_PATTERN)]
 ProtectionDays = Annotated[int, Field(strict=True, ge=MIN_PROTECTION_DAYS, le=MAX_PROTECTION_DAYS)]
 # Many validators take `format` as a remark only; the pattern holds everybody to it.
 INSTANT_SCHEMA: Final[dict[str, str]] = {
     "type": "string",
     "format": "date-time",
-    "pattern": f"^{_RFC_3339.pattern}$",
+    "pattern": f"^{RFC_3339_PATTERN}$",
 }
 # An instant: RFC 3339 text with an offset on the way in, a UTC datetime inside, RFC 3339 on the way out.
 Instant = Annotated[

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from json.encoder import encode_basestring_ascii as _text
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Protocol, Self
 
 from annotated_types import Len
 from pydantic import BeforeValidator, model_validator
@@ -27,7 +27,17 @@ class Split(Strict):
     amount: AmountMinor
 
 
-def write_splits(splits: Sequence[Split]) -> str:
+class AnySplit(Protocol):
+    """A seller's part, whichever way it was read."""
+
+    @property
+    def seller_id(self) -> str: ...
+
+    @property
+    def amount(self) -> int: ...
+
+
+def write_splits(splits: Sequence[AnySplit]) -> str:
     """Write the JSON text that the models would dump, which every order needs."""
     parts = [f'{{"seller_id":{_text(split.seller_id)},"amount":{split.amount:d}}}' for split in splits]
     return f"[{','.join(parts)}]"

@@ -36,7 +36,7 @@ MESSAGES = Counter(
 )
 INBOUND_WAIT_SECONDS = Histogram(
     "holdfast_inbound_wait_seconds",
-    "Time from an authentic message's signed time-stamp until a worker first took it, by queue.",
+    "Time from the second that authentic messages were signed in until a worker first took them, by queue.",
     ["queue"],
     buckets=(0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 3600, 86400),
 )

@@ -33,7 +33,7 @@ from infra.security.signatures import SignatureRefused, verify
 from schemas.envelope import Envelope, MalformedMessage, parse_message
 from schemas.event_data import EventData
 from schemas.inbound import INBOUND, InvalidData, hash_of_raw, validate_data
-from schemas.one_pass import read_orders_paid
+from schemas.one_pass import UsualOrder, read_orders_paid
 from schemas.order_paid import OrderPaid
 from schemas.reasons import QuarantineReason
 
@@ -60,7 +60,7 @@ class InboundEvent(NamedTuple):
     sender_id: str
     sender_active: bool
     envelope: Envelope
-    data: EventData | InvalidData
+    data: EventData | UsualOrder | InvalidData
     content_hash: bytes
 
     @property
@@ -83,22 +83,36 @@ class _Read(NamedTuple):
     """
     A message of the right form, whoever sent it.
 
-    `orders` are the models of its envelopes where it was read in one pass, else None.
+    `orders` are what its envelopes carry where it was read in one pass, else None.
     """
 
     sender: tuple[str, str]
     scope: str | None
     envelopes: Sequence[Envelope]
-    orders: Sequence[OrderPaid] | None
+    orders: Sequence[UsualOrder] | None
+
+
+class _Batch(NamedTuple):
+    """
+    Deliveries that are judged together.
+
+    They came before a moment of the monotonic clock, and `now` is when they are judged. `sent` holds, of
+    those that are seen for the first time, each queue with each second in which they were signed.
+    """
+
+    came_before: float
+    now: datetime
+    sent: set[tuple[str, int]]
 
 
 def _read(delivery: Delivery) -> _Read | _Refusal:
     """Read a message as far as that needs no key."""
-    quick = read_orders_paid(delivery.body, delivery.content_type)
-    envelopes: Sequence[Envelope]
-    orders: Sequence[OrderPaid] | None
+    if delivery.routing_key == OrderPaid.TYPE:
+        quick = read_orders_paid(delivery.body, delivery.content_type)
+        if quick is not None:
+            return _Read(quick.sender, OrderPaid.SCOPE, quick.envelopes, quick.orders)
     try:
-        envelopes, orders = quick or (parse_message(delivery.body, delivery.content_type), None)
+        envelopes = parse_message(delivery.body, delivery.content_type)
     except MalformedMessage as error:
         return _Refusal(error.reason, error.detail)
     first = envelopes[0]
@@ -111,7 +125,7 @@ def _read(delivery: Delivery) -> _Read | _Refusal:
     sender = first.sender
     if sender[0] != ("bank" if model.SCOPE is None else "shop"):
         return _Refusal(QuarantineReason.UNKNOWN_SENDER, f"{first.type} does not come from a {sender[0]}")
-    return _Read(sender, model.SCOPE, envelopes, orders)
+    return _Read(sender, model.SCOPE, envelopes, None)
 
 
 class Ingress:
@@ -146,19 +160,21 @@ class Ingress:
         Raises:
             QuarantineUnavailable: the broker did not confirm; try the deliveries again.
         """
-        came_before, now = time.monotonic(), self._clock()
+        batch = _Batch(time.monotonic(), self._clock(), set())
         admitted: list[InboundEvent] = []
         refused: list[tuple[Delivery, _Refusal]] = []
         read = [(delivery, _read(delivery)) for delivery in deliveries]
         # Asked for together: however many names are invented, it is one question.
         senders = self._keys.senders({one.sender for _, one in read if isinstance(one, _Read)})
         verdicts = [
-            one if isinstance(one, _Refusal) else self._judge(delivery, one, senders, now)
+            one if isinstance(one, _Refusal) else self._judge(delivery, one, senders, batch)
             for delivery, one in read
         ]
-        for (delivery, one), verdict in zip(
-            read, self._judge_again(read, verdicts, senders, came_before, now), strict=True
-        ):
+        verdicts = self._judge_again(read, verdicts, senders, batch)
+        for queue_name, timestamp in batch.sent:
+            # A sender's clock may be ahead of ours.
+            _wait_of(queue_name).observe(max(0.0, batch.now.timestamp() - timestamp))
+        for (delivery, one), verdict in zip(read, verdicts, strict=True):
             if isinstance(verdict, _Refusal):
                 refused.append((delivery, verdict))
                 continue
@@ -180,8 +196,7 @@ class Ingress:
         read: "Sequence[tuple[Delivery, _Read | _Refusal]]",
         verdicts: "list[list[InboundEvent] | _Refusal]",
         senders: Mapping[tuple[str, str], SenderRecord],
-        came_before: float,
-        now: datetime,
+        batch: _Batch,
     ) -> "list[list[InboundEvent] | _Refusal]":
         """
         Judge what no kept key fits by the keys there were when it came.
@@ -198,9 +213,9 @@ class Ingress:
         }
         if not doubted:
             return verdicts
-        fresh = self._keys.senders_since({one.sender for one in doubted.values()}, came_before)
+        fresh = self._keys.senders_since({one.sender for one in doubted.values()}, batch.came_before)
         return [
-            self._judge(read[position][0], doubted[position], fresh, now)
+            self._judge(read[position][0], doubted[position], fresh, batch)
             if position in doubted
             and fresh.get(doubted[position].sender) != senders[doubted[position].sender]
             else verdict
@@ -210,50 +225,39 @@ class Ingress:
     def _judge(
         self,
         delivery: Delivery,
-        read: "_Read",
+        read: _Read,
         senders: Mapping[tuple[str, str], SenderRecord],
-        now: datetime,
+        batch: _Batch,
     ) -> list[InboundEvent] | _Refusal:
+        """Return a message's authentic events, and note of which queue it is, and when it was sent."""
         kind, sender_id = read.sender
         sender = senders.get(read.sender)
         if sender is None:
             return _Refusal(QuarantineReason.UNKNOWN_SENDER, f"{kind} {sender_id} is not registered")
-        refusal = self._check_signature(delivery, read.envelopes, sender, read.scope, now)
-        if refusal is not None:
-            return refusal
-        if read.orders is not None:
-            return [
-                InboundEvent(kind, sender_id, sender.active, envelope, order, order.content_hash())
-                for envelope, order in zip(read.envelopes, read.orders, strict=True)
-            ]
-        return [_event(kind, sender_id, sender, envelope) for envelope in read.envelopes]
-
-    def _check_signature(
-        self,
-        delivery: Delivery,
-        envelopes: Sequence[Envelope],
-        sender: SenderRecord,
-        scope: str | None,
-        now: datetime,
-    ) -> _Refusal | None:
         try:
             verified = verify(
                 body=delivery.body,
                 headers=delivery.headers,
                 keys=sender.keys,
-                now=now,
+                now=batch.now,
                 max_age_s=self._max_age_seconds,
                 max_ahead_s=self._max_ahead_seconds,
-                scope=scope,
+                scope=read.scope,
             )
         except SignatureRefused as error:
             return _Refusal(error.reason, error.detail)
+        envelopes = read.envelopes
         if len(envelopes) == 1 and verified.webhook_id != envelopes[0].id and not _is_batch(delivery):
             return _Refusal(QuarantineReason.WEBHOOK_ID_MISMATCH, "webhook-id is not the event's id")
         if delivery.attempt == 0:
-            # A retry's time in a lane is no wait for a worker; a sender's clock may be ahead of ours.
-            _wait_of(delivery.queue_name).observe(max(0.0, now.timestamp() - verified.timestamp))
-        return None
+            # A retry's time in a lane is no wait for a worker.
+            batch.sent.add((delivery.queue_name, verified.timestamp))
+        if read.orders is not None:
+            return [
+                InboundEvent(kind, sender_id, sender.active, envelope, order, order.content_hash())
+                for envelope, order in zip(envelopes, read.orders, strict=True)
+            ]
+        return [_event(kind, sender_id, sender, envelope) for envelope in envelopes]
 
     def _quarantine(self, refused: Sequence[tuple[Delivery, _Refusal]]) -> None:
         if not refused:

@@ -16,6 +16,7 @@ from ledger.postings import Posting, PostingKind
 from schemas.bank_credited import BankCredited
 from schemas.bank_debited import BankDebited
 from schemas.commands import HoldFunds, MatchCredits, ReleaseHold, SettleClaims, SubmitRefund
+from schemas.one_pass import UsualOrder
 from schemas.order_paid import OrderPaid, write_splits
 from schemas.outgoing import OrderFunded, OrderRejected
 from schemas.reasons import Reason
@@ -40,6 +41,8 @@ _RECEIVED = PostingKind.PAYMENT_RECEIVED
 _MATCH_AGAIN_MS = 1000
 # A credit whose commit races with the alarm wakes the hold itself: holds due within this time of it.
 _WAKE_WINDOW = timedelta(seconds=60)
+# An order that has been read, either way.
+_ORDERS = (UsualOrder, OrderPaid)
 
 
 class LostRace(Exception):
@@ -84,13 +87,13 @@ def match_credits(steps: Steps, commands: Sequence[MatchCredits]) -> None:
 
 
 def _order_keys(event: InboundEvent) -> tuple[object, ...]:
-    if isinstance(event.data, OrderPaid):
+    if isinstance(event.data, _ORDERS):
         return event.key, (event.sender_id, event.data.order_id)
     return (event.key,)
 
 
 def _order_rejection(event: InboundEvent, reason: Reason, detail: str) -> OrderRejected:
-    order_id = event.data.order_id if isinstance(event.data, OrderPaid) else event.subject_id
+    order_id = event.data.order_id if isinstance(event.data, _ORDERS) else event.subject_id
     return OrderRejected(order_id=order_id, event_id=event.envelope.id, reason=reason, detail=detail)
 
 
@@ -98,8 +101,8 @@ def _answer_of_order(event: InboundEvent) -> UUID:
     return order_answer_id(event.sender_id, _order(event).order_id)
 
 
-def _order(event: InboundEvent) -> OrderPaid:
-    if not isinstance(event.data, OrderPaid):
+def _order(event: InboundEvent) -> OrderPaid | UsualOrder:
+    if not isinstance(event.data, _ORDERS):
         raise TypeError(f"{event.envelope.type} is no order.paid")
     return event.data
 

@@ -126,7 +126,9 @@ def check_passwords(steps: Steps, commands: Sequence[CheckPassword], *, tools: P
             break
 
 
-def _count(steps: Steps, attempt_ids: Sequence[UUID], *, put_back: bool) -> tuple[list[_Turn], set[UUID]]:
+def _count(
+    steps: Steps, attempt_ids: Sequence[UUID], *, put_back: bool = False
+) -> tuple[list[_Turn], set[UUID]]:
     """
     Commit that the next few attempts are being made; return whose turn it is, and which are done with.
 
