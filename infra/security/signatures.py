@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
@@ -64,6 +64,12 @@ class VerifyingKey:
     scheme: Scheme
     scopes: frozenset[str]
     material: bytes
+    # Goes when the key goes.
+    pads: "_Pads | None" = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        pads = _pads(self.material) if self.scheme is Scheme.HMAC_SHA256 else None
+        object.__setattr__(self, "pads", pads)
 
     def __repr__(self) -> str:
         return f"VerifyingKey({self.key_id}, {self.scheme}, {sorted(self.scopes)})"
@@ -259,8 +265,8 @@ class _Signatures:
         # Most senders have keys of both schemes and sign with one.
         if key.scheme + "," not in self._header:
             return False
-        if key.scheme is Scheme.HMAC_SHA256:
-            digest = _hmac_sha256(key.material, signed)
+        if key.pads is not None:
+            digest = _hmac_sha256(key.pads, signed)
             return hmac.compare_digest(_header_value(key.scheme, digest), self._header) or any(
                 scheme is key.scheme and hmac.compare_digest(digest, raw) for scheme, raw in self.usable
             )
@@ -294,22 +300,24 @@ def _is_signed(public_key_material: bytes, signature: bytes, signed: bytes) -> b
     return True
 
 
-def _hmac_sha256(secret: bytes, message: bytes) -> bytes:
+# The hashes into which the inner and the outer pad of a secret went; copied for each message.
+_Pads = tuple["hashlib._Hash", "hashlib._Hash"]  # noqa: SLF001 - what typeshed calls a hash
+
+
+def _hmac_sha256(pads: _Pads, message: bytes) -> bytes:
     """
-    Compute HMAC-SHA256 (RFC 2104) from the secret's two pads, hashed once for all messages.
+    Compute HMAC-SHA256 (RFC 2104) from a secret's two pads, hashed once for all messages.
 
     `hmac.digest` sets up the library's whole machinery each time, which costs more than hashing an order.
     """
-    inner, outer = _pads(secret)
+    inner, outer = pads
     inner, outer = inner.copy(), outer.copy()
     inner.update(message)
     outer.update(inner.digest())
     return outer.digest()
 
 
-@lru_cache(maxsize=16_384)
-def _pads(secret: bytes) -> "tuple[hashlib._Hash, hashlib._Hash]":
-    """Return the hashes into which the inner and the outer pad went; copied for each message."""
+def _pads(secret: bytes) -> _Pads:
     block = (hashlib.sha256(secret).digest() if len(secret) > _BLOCK_BYTES else secret).ljust(
         _BLOCK_BYTES, b"\0"
     )
