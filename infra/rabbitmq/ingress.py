@@ -6,6 +6,7 @@ a sender that it names, which are cached.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ import structlog
 from prometheus_client import Histogram
 
 from infra.crash_points import reach
-from infra.observability.metrics import INBOUND_WAIT_SECONDS, QUARANTINED
+from infra.observability.metrics import INBOUND_WAIT_SECONDS, QUARANTINED, observe_alike
 from infra.postgres.key_store import KeyStore, SenderRecord
 from infra.rabbitmq.messages import (
     FIRST_ROUTING_KEY_HEADER,
@@ -96,13 +97,13 @@ class _Batch(NamedTuple):
     """
     Deliveries that are judged together.
 
-    They came before a moment of the monotonic clock, and `now` is when they are judged. `sent` holds, of
-    those that are seen for the first time, each queue with each second in which they were signed.
+    They came before a moment of the monotonic clock, and `now` is when they are judged. `sent` counts the
+    messages that are seen for the first time by queue and by the second in which they were signed.
     """
 
     came_before: float
     now: datetime
-    sent: set[tuple[str, int]]
+    sent: Counter[tuple[str, int]]
 
 
 def _read(delivery: Delivery) -> _Read | _Refusal:
@@ -160,7 +161,7 @@ class Ingress:
         Raises:
             QuarantineUnavailable: the broker did not confirm; try the deliveries again.
         """
-        batch = _Batch(time.monotonic(), self._clock(), set())
+        batch = _Batch(time.monotonic(), self._clock(), Counter())
         admitted: list[InboundEvent] = []
         refused: list[tuple[Delivery, _Refusal]] = []
         read = [(delivery, _read(delivery)) for delivery in deliveries]
@@ -171,9 +172,10 @@ class Ingress:
             for delivery, one in read
         ]
         verdicts = self._judge_again(read, verdicts, senders, batch)
-        for queue_name, timestamp in batch.sent:
+        for (queue_name, timestamp), messages in batch.sent.items():
             # A sender's clock may be ahead of ours.
-            _wait_of(queue_name).observe(max(0.0, batch.now.timestamp() - timestamp))
+            waited = max(0.0, batch.now.timestamp() - timestamp)
+            observe_alike(_wait_of(queue_name), waited, times=messages)
         for (delivery, one), verdict in zip(read, verdicts, strict=True):
             if isinstance(verdict, _Refusal):
                 refused.append((delivery, verdict))
@@ -251,7 +253,7 @@ class Ingress:
             return _Refusal(QuarantineReason.WEBHOOK_ID_MISMATCH, "webhook-id is not the event's id")
         if delivery.attempt == 0:
             # A retry's time in a lane is no wait for a worker.
-            batch.sent.add((delivery.queue_name, verified.timestamp))
+            batch.sent[delivery.queue_name, verified.timestamp] += 1
         if read.orders is not None:
             return [
                 InboundEvent(kind, sender_id, sender.active, envelope, order, order.content_hash())
