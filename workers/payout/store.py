@@ -215,19 +215,21 @@ def find_open_attempts_in_turn(connection: Connection, attempt_ids: Sequence[UUI
     """
     Return which of these attempts are not decided yet, one of each shop at a time.
 
-    A shop's own stand in the order given, save that its sellers take turns as well.
+    Of a shop's own, one of each seller at a time, and each seller's in the order given. Who comes first of
+    those that have the same turn is left to chance, anew each time: any order would let the same few, or
+    whoever asks next, go before somebody again and again.
     """
     return list(
         connection.scalars(
             text("""
                 SELECT attempt_id FROM (
-                    SELECT attempt_id, shop_id, place,
+                    SELECT attempt_id, shop_id,
                            row_number() OVER (PARTITION BY shop_id, seller_id ORDER BY place) AS of_seller
                     FROM unnest(CAST(:ids AS uuid[])) WITH ORDINALITY AS given (attempt_id, place)
                     JOIN password_attempts USING (attempt_id)
                     WHERE state IN ('waiting', 'counted')
                 ) AS open
-                ORDER BY row_number() OVER (PARTITION BY shop_id ORDER BY of_seller, place), place
+                ORDER BY row_number() OVER (PARTITION BY shop_id ORDER BY of_seller, random()), random()
             """),
             {"ids": list(attempt_ids)},
         )

@@ -107,10 +107,9 @@ def check_passwords(steps: Steps, commands: Sequence[CheckPassword], *, tools: P
     """
     Decide the password attempts named by these commands, a few at a time, each shop in its turn.
 
-    So a shop's flood of attempts stands before its own sellers, and one of another shop is among the next
-    few. What is not reached within a moment goes back to the queue, behind what others have asked.
+    So a shop's flood of attempts stands before its own sellers only, and guesses at a seller before that
+    seller. What is not reached within a moment goes back to the queue, behind what others have asked.
     """
-    # In the order in which they were asked, so that whoever was put back is not overtaken again and again.
     left = list(dict.fromkeys(id_ for command in commands for id_ in command.attempt_ids))
     began = time.monotonic()
     while left:
