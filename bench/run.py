@@ -196,9 +196,7 @@ def at_three_sizes(
 
 
 def on_a_ledger_of(postings: int) -> Holdfast:
-    return Holdfast(
-        f"on {postings:,} postings", prepare=partial(book_past, postings=postings), workers=TWO_OF_EACH
-    )
+    return Holdfast(f"on {postings:,} postings", prepare=partial(book_past, postings=postings), workers=TWO)
 
 
 def scaled_sides(length: Length) -> tuple[Side, ...]:

@@ -71,7 +71,7 @@ def insert_unless_known(
         )
     single = tuple(name for name in often_equal if _all_equal(columns[name]))
     connection.execute(
-        _insert(table, tuple(columns), single=single),
+        _insert_new(table, tuple(columns), single),
         {
             name: values[0] if name in single else _packed(table, name, values)
             for name, values in columns.items()
@@ -95,20 +95,29 @@ def _all_equal(values: Sequence[Any]) -> bool:
 
 @lru_cache(maxsize=256)
 def _insert(
-    table: Table,
-    names: tuple[str, ...],
-    *,
-    single: tuple[str, ...] = (),
-    returning: tuple[str, ...] = (),
-    skip_existing: bool = False,
+    table: Table, names: tuple[str, ...], *, returning: tuple[str, ...] = (), skip_existing: bool = False
 ) -> TextClause:
-    listed = tuple(name for name in names if name not in single)
-    statement = _insert_from(table, names, _given(table, listed), single=single)
+    statement = _insert_from(table, names, _given(table, names))
     if skip_existing:
         statement += " ON CONFLICT DO NOTHING"
     if returning:
         statement += f" RETURNING {', '.join(returning)}"
     return text(statement)
+
+
+@lru_cache(maxsize=256)
+def _insert_new(table: Table, names: tuple[str, ...], single: tuple[str, ...]) -> TextClause:
+    """
+    Insert rows of which nothing is asked.
+
+    Each array is unnested as a value of its own: one row at a time goes straight into the table, where a
+    table of arrays would be written down, sorted and read again. PostgreSQL keeps the order.
+    """
+    values = ", ".join(
+        f"CAST(:{name} AS {_type(table, name)})" if name in single else _unnested(table, name)
+        for name in names
+    )
+    return text(f"INSERT INTO {table.name} ({', '.join(names)}) SELECT {values}")
 
 
 @lru_cache(maxsize=256)
@@ -127,14 +136,18 @@ def _given(table: Table, names: tuple[str, ...]) -> str:
     return f"unnest({arrays}) WITH ORDINALITY AS given({', '.join(names)}, position)"
 
 
-def _insert_from(table: Table, names: tuple[str, ...], source: str, *, single: tuple[str, ...] = ()) -> str:
-    values = ", ".join(
-        f"CAST({f':{name}' if name in single else name} AS {_type(table, name)})"
-        if name in single or isinstance(table.c[name].type, ARRAY)
-        else name
-        for name in names
-    )
+def _insert_from(table: Table, names: tuple[str, ...], source: str) -> str:
+    values = ", ".join(_of_its_type(table, name, name) for name in names)
     return f"INSERT INTO {table.name} ({', '.join(names)}) SELECT {values} FROM {source} ORDER BY position"
+
+
+def _unnested(table: Table, name: str) -> str:
+    return _of_its_type(table, name, f"unnest(CAST(:{name} AS {_array_type(table, name)}[]))")
+
+
+def _of_its_type(table: Table, name: str, value: str) -> str:
+    is_array = isinstance(table.c[name].type, ARRAY)
+    return f"CAST({value} AS {_type(table, name)})" if is_array else value
 
 
 def _array_type(table: Table, name: str) -> str:
