@@ -11,7 +11,7 @@ from datetime import datetime
 from json.encoder import encode_basestring_ascii as _text
 from typing import Any, Final, NamedTuple, NoReturn
 
-from schemas.fields import EXTERNAL_ID_PATTERN, OWNER_ID_PATTERN, format_rfc3339, parse_rfc3339
+from schemas.fields import EXTERNAL_ID_PATTERN, OWNER_ID_PATTERN, format_rfc3339, parse_rfc3339, unanchored
 from schemas.reasons import QuarantineReason
 
 SINGLE_CONTENT_TYPE: Final = "application/cloudevents+json"
@@ -24,8 +24,8 @@ MAX_BATCH_EVENTS: Final = 256
 # The contract nests 3 deep. The bound keeps whatever walks a value later far from the end of its stack.
 MAX_DEPTH: Final = 32
 
-_EXTERNAL_ID = re.compile(EXTERNAL_ID_PATTERN.removesuffix("$") + r"\Z")
-_SOURCE = re.compile(r"/(shop|bank)s/" + OWNER_ID_PATTERN.removeprefix("^").removesuffix("$") + r"\Z")
+_EXTERNAL_ID = re.compile(unanchored(EXTERNAL_ID_PATTERN) + r"\Z")
+_SOURCE = re.compile(r"/(shop|bank)s/" + unanchored(OWNER_ID_PATTERN) + r"\Z")
 # W3C Trace Context, version 00 and what later versions keep of it.
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}\Z")
 _SPACE = re.compile(r"[ \t\n\r]*")

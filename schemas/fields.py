@@ -46,6 +46,11 @@ RFC_3339_PATTERN: Final = (
 _RFC_3339 = re.compile(RFC_3339_PATTERN)
 
 
+def unanchored(pattern: str) -> str:
+    """Return a pattern without its ends, to be a part of a larger one."""
+    return pattern.removeprefix("^").removesuffix("$")
+
+
 def parse_rfc3339(text: str) -> datetime:
     """
     Read an RFC 3339 time as an instant in UTC; digits below the microsecond are cut off.

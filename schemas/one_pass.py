@@ -34,6 +34,7 @@ from schemas.fields import (
     OWNER_ID_PATTERN,
     RFC_3339_PATTERN,
     instant_of,
+    unanchored,
 )
 from schemas.order_paid import OrderPaid
 
@@ -102,21 +103,17 @@ _SINGLE = Decoder(_Event)
 _BATCH = Decoder(Annotated[list[_Event], Meta(min_length=1, max_length=MAX_BATCH_EVENTS)])
 
 
-def _inner(pattern: str) -> str:
-    return pattern.removeprefix("^").removesuffix("$")
-
-
 # The texts of an event, one below the other. None of them may hold a line feed: there must be as many as
 # stand between them.
 _TEXT_LINES: Final = 7
 _TEXTS = re.compile(
     "\n".join(
         (
-            _SHOP_SOURCE + _inner(OWNER_ID_PATTERN),
-            *[_inner(EXTERNAL_ID_PATTERN)] * 3,
-            _inner(BANK_REFERENCE_PATTERN),
+            _SHOP_SOURCE + unanchored(OWNER_ID_PATTERN),
+            *[unanchored(EXTERNAL_ID_PATTERN)] * 3,
+            unanchored(BANK_REFERENCE_PATTERN),
             *[RFC_3339_PATTERN] * 2,
-            f"{_inner(EXTERNAL_ID_PATTERN)}(?:\n{_inner(EXTERNAL_ID_PATTERN)})*",
+            f"{unanchored(EXTERNAL_ID_PATTERN)}(?:\n{unanchored(EXTERNAL_ID_PATTERN)})*",
         )
     )
 )

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidSignature
@@ -227,7 +227,7 @@ def _headers(message_id: str, timestamp: int, scheme: Scheme, signature: bytes) 
 
 
 def _header_value(scheme: Scheme, signature: bytes) -> str:
-    return scheme + "," + binascii.b2a_base64(signature, newline=False).decode()
+    return scheme + "," + _encode(signature)
 
 
 def _text(headers: Mapping[str, object], name: str) -> str:
@@ -251,14 +251,21 @@ class _Signatures:
 
     def __init__(self, header: str) -> None:
         self._header = header
-        self._usable: list[tuple[Scheme, bytes]] | None = None
 
-    @property
+    @cached_property
     def usable(self) -> list[tuple[Scheme, bytes]]:
         """The first signatures of schemes that we know; others beside them are passed over."""
-        if self._usable is None:
-            self._usable = _take_apart(self._header)
-        return self._usable
+        found: list[tuple[Scheme, bytes]] = []
+        for part in self._header.split():
+            name, _, encoded = part.partition(",")
+            scheme = _SCHEMES.get(name)
+            if scheme is not None:
+                raw = _decode(encoded)
+                if raw is not None and len(raw) == _SIGNATURE_BYTES[scheme]:
+                    found.append((scheme, raw))
+                    if len(found) == _MAX_SIGNATURES:
+                        break
+        return found
 
     def fit(self, key: VerifyingKey, signed: bytes) -> bool:
         """Tell whether one of them is this key's."""
@@ -273,20 +280,6 @@ class _Signatures:
         return any(
             scheme is key.scheme and _is_signed(key.material, raw, signed) for scheme, raw in self.usable
         )
-
-
-def _take_apart(header: str) -> list[tuple[Scheme, bytes]]:
-    found: list[tuple[Scheme, bytes]] = []
-    for part in header.split():
-        name, _, encoded = part.partition(",")
-        scheme = _SCHEMES.get(name)
-        if scheme is not None:
-            raw = _decode(encoded)
-            if raw is not None and len(raw) == _SIGNATURE_BYTES[scheme]:
-                found.append((scheme, raw))
-                if len(found) == _MAX_SIGNATURES:
-                    break
-    return found
 
 
 def _is_signed(public_key_material: bytes, signature: bytes, signed: bytes) -> bool:
@@ -341,4 +334,8 @@ def _decode(text: str) -> bytes | None:
         raw = binascii.a2b_base64(text, strict_mode=True)
     except ValueError:  # binascii.Error is one
         return None
-    return raw if binascii.b2a_base64(raw, newline=False).decode() == text else None
+    return raw if _encode(raw) == text else None
+
+
+def _encode(raw: bytes) -> str:
+    return binascii.b2a_base64(raw, newline=False).decode()

@@ -211,19 +211,22 @@ def insert_attempts(connection: Connection, rows: Sequence[NewAttempt]) -> None:
     )
 
 
-def find_open_attempts_in_turn(connection: Connection, attempt_ids: Sequence[UUID]) -> list[UUID]:
+def find_open_attempts_in_turn(
+    connection: Connection, attempt_ids: Sequence[UUID]
+) -> list[tuple[UUID, SellerKey]]:
     """
-    Return which of these attempts are not decided yet, one of each shop at a time.
+    Return which of these attempts are not decided yet, and whose they are, one of each shop at a time.
 
     Of a shop's own, one of each seller at a time, and each seller's in the order given. Who comes first of
     those that have the same turn is left to chance, anew each time: any order would let the same few, or
     whoever asks next, go before somebody again and again.
     """
-    return list(
-        connection.scalars(
+    return [
+        (row.attempt_id, (row.shop_id, row.seller_id))
+        for row in connection.execute(
             text("""
-                SELECT attempt_id FROM (
-                    SELECT attempt_id, shop_id,
+                SELECT attempt_id, shop_id, seller_id FROM (
+                    SELECT attempt_id, shop_id, seller_id,
                            row_number() OVER (PARTITION BY shop_id, seller_id ORDER BY place) AS of_seller
                     FROM unnest(CAST(:ids AS uuid[])) WITH ORDINALITY AS given (attempt_id, place)
                     JOIN password_attempts USING (attempt_id)
@@ -233,7 +236,7 @@ def find_open_attempts_in_turn(connection: Connection, attempt_ids: Sequence[UUI
             """),
             {"ids": list(attempt_ids)},
         )
-    )
+    ]
 
 
 def lock_open_attempts(connection: Connection, attempt_ids: Iterable[UUID]) -> list[Attempt]:
@@ -262,19 +265,6 @@ def lock_open_attempts(connection: Connection, attempt_ids: Iterable[UUID]) -> l
             {"ids": list(attempt_ids)},
         )
     ]
-
-
-def find_sellers_of_attempts(connection: Connection, attempt_ids: Iterable[UUID]) -> set[SellerKey]:
-    return {
-        (row.shop_id, row.seller_id)
-        for row in connection.execute(
-            text("""
-                SELECT DISTINCT shop_id, seller_id FROM password_attempts
-                WHERE attempt_id = ANY(CAST(:ids AS uuid[])) AND state IN ('waiting', 'counted')
-            """),
-            {"ids": list(attempt_ids)},
-        )
-    }
 
 
 def find_sellers_being_checked(

@@ -137,9 +137,9 @@ def _count(
     turns: list[_Turn] = []
     with steps.begin("count_password") as step:
         in_turn = store.find_open_attempts_in_turn(step.connection, attempt_ids)
-        ids, others = set(in_turn[:_ROUND]), in_turn[_ROUND:]
-        keys = store.find_sellers_of_attempts(step.connection, ids)
-        sellers = store.lock_sellers(step.connection, keys)
+        ids = {attempt_id for attempt_id, _ in in_turn[:_ROUND]}
+        others = [attempt_id for attempt_id, _ in in_turn[_ROUND:]]
+        sellers = store.lock_sellers(step.connection, {key for _, key in in_turn[:_ROUND]})
         attempts = store.lock_open_attempts(step.connection, ids)
         # Not open any more: decided by an earlier delivery of the same command.
         done = set(attempt_ids).difference((attempt.attempt_id for attempt in attempts), others)
