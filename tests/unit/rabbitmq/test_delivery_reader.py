@@ -186,15 +186,70 @@ def test_what_is_not_as_usual_is_left_to_pika_whole() -> None:
     assert len(both.left) == 3 + 3 + 4 + 2 + 3 + 3 + 1 + 1
 
 
-@given(st.integers(0, len(_frames(*ORDINARY)) - 1), st.integers(0, 255))
-@example(0, 3)
-def test_no_broken_byte_is_read_as_anything_but_what_pika_reads(position: int, byte: int) -> None:
+@given(st.integers(0, len(_frames(*ORDINARY)) - 1), st.integers(0, 255), st.sampled_from([0, 1]))
+@example(0, 3, 0)
+def test_no_broken_byte_is_read_as_anything_but_what_pika_reads(
+    position: int, byte: int, seen_before: int
+) -> None:
     frames = bytearray(_frames(*ORDINARY))
     frames[position] = byte
     taken: list[tuple[Any, ...]] = []
-    a_reader(taken).read(bytes(frames))
+    reader = a_reader(taken)
+    reader.read(_frames(*ORDINARY) * seen_before)
+    taken.clear()
+    reader.read(bytes(frames))
     if taken:
         assert taken == [_as_pika_says(bytes(frames))]
+
+
+# Few lengths and few names: many are alike, and many are nearly so.
+_SHORT = st.text("aé\x00", max_size=2)
+_ALIKE = st.lists(
+    st.tuples(
+        st.builds(
+            Arrival,
+            st.integers(1, 2**63 - 1),
+            st.booleans(),
+            st.sampled_from(["holdfast.inbound", DELIVER_EXCHANGE]),
+            st.sampled_from(["order.paid", "order.held"]),
+        ),
+        st.builds(
+            pika.BasicProperties,
+            headers=st.none() | st.dictionaries(st.sampled_from("ab"), _SHORT, max_size=2),
+            message_id=st.none() | _SHORT,
+            timestamp=st.none() | st.integers(0, 2**40),
+            type=st.none() | _SHORT,
+        ),
+        st.binary(min_size=1, max_size=3),
+    ),
+    min_size=2,
+    max_size=12,
+)
+
+
+@given(_ALIKE)
+def test_messages_that_are_nearly_alike_are_told_apart(messages: list[tuple[Any, ...]]) -> None:
+    each = [_frames(*message) for message in messages]
+    both = Both()
+    both.feed(b"".join(each))
+    assert both.left == []
+    assert both.taken == [_as_pika_says(frames) for frames in each]
+
+
+def test_it_keeps_few_shapes_however_many_come() -> None:
+    arrival, _, body = ORDINARY
+    each = [
+        _frames(
+            arrival._replace(routing_key="k" * length), pika.BasicProperties(message_id="m" * id_length), body
+        )
+        for length in range(25)
+        for id_length in range(25)
+    ]
+    both = Both()
+    both.feed(b"".join(each + each))
+    assert both.left == []
+    assert both.taken == [_as_pika_says(frames) for frames in each] * 2
+    assert len(both.reader._known) <= 256
 
 
 def test_pika_still_asks_its_transport_how_much_to_receive() -> None:
