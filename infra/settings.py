@@ -105,7 +105,7 @@ class Settings(BaseSettings):
     key_cache_seconds: Annotated[PositiveFloat, Field(le=1.0)] = 0.5
 
     worker_threads: PositiveInt = 2
-    batch_bound: PositiveInt = 1024
+    batch_bound: PositiveInt = 2048
     max_attempts: PositiveInt = 8
     drain_seconds: PositiveFloat = 25.0
     publish_timeout_seconds: PositiveFloat = 10.0

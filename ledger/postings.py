@@ -1,9 +1,9 @@
 """One row of the ledger: so much, from the account debited to the account credited."""
 
-from collections.abc import Iterable
 from enum import StrEnum
-from typing import Any, NamedTuple, Self
 from uuid import UUID
+
+from msgspec import Struct
 
 from ledger.accounts import NO_SELLER, SELLER_KINDS, AccountKind
 from ledger.errors import InvalidPosting
@@ -97,7 +97,17 @@ _NEEDS_SELLER = {
 }
 
 
-class _Fields(NamedTuple):
+class Posting(Struct, frozen=True, gc=False):
+    """
+    Balanced by construction: one amount, two accounts, one shop, one currency, at most one seller.
+
+    `posting_id` is derived from kind and cause, so the same effect can be written only once.
+
+    Raises:
+        InvalidPosting: the amount is not an integer from 1 to 10^15 minor units, or a seller's account
+            without a seller.
+    """
+
     kind: PostingKind
     cause_id: UUID
     shop_id: str
@@ -105,44 +115,16 @@ class _Fields(NamedTuple):
     currency: str
     amount_minor: int
 
-
-class Posting(_Fields):
-    """
-    Balanced by construction: one amount, two accounts, one shop, one currency, at most one seller.
-
-    `posting_id` is derived from kind and cause, so the same effect can be written only once. A tuple, because
-    an order makes several; there is no way to make one that is not checked.
-
-    Raises:
-        InvalidPosting: the amount is not an integer from 1 to 10^15 minor units, or a seller's account
-            without a seller.
-    """
-
-    __slots__ = ()
-
-    def __new__(  # noqa: PLR0917 - the six fields, in their order
-        cls,
-        kind: PostingKind,
-        cause_id: UUID,
-        shop_id: str,
-        seller_id: str,
-        currency: str,
-        amount_minor: int,
-    ) -> Self:
+    def __post_init__(self) -> None:
+        amount_minor = self.amount_minor
         # bool is an int; a flag must never become one cent.
         if type(amount_minor) is not int:
             raise InvalidPosting(f"amount must be an int, is {type(amount_minor).__name__}")
         if not 1 <= amount_minor <= MAX_AMOUNT_MINOR:
             raise InvalidPosting(f"amount must be 1 to {MAX_AMOUNT_MINOR}, is {amount_minor}")
-        needs_seller = _NEEDS_SELLER[kind]
-        if needs_seller != (seller_id != NO_SELLER):
-            raise InvalidPosting(f"{kind} {'needs a' if needs_seller else 'has no'} seller")
-        return tuple.__new__(cls, (kind, cause_id, shop_id, seller_id, currency, amount_minor))
-
-    @classmethod
-    def _make(cls, iterable: Iterable[Any]) -> Self:  # type: ignore[override]  # typed by name, `_cls`
-        """Make one of a changed copy's fields, which are checked like any."""
-        return cls(*iterable)
+        needs_seller = _NEEDS_SELLER[self.kind]
+        if needs_seller != (self.seller_id != NO_SELLER):
+            raise InvalidPosting(f"{self.kind} {'needs a' if needs_seller else 'has no'} seller")
 
     @property
     def posting_id(self) -> UUID:

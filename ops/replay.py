@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import msgspec
+
 from infra.rabbitmq.messages import (
     ATTEMPT_HEADER,
     DELIVER_EXCHANGE,
@@ -44,7 +46,7 @@ def replayed_message(record: Record) -> Outgoing:
         return _as_it_came(record, DELIVER_EXCHANGE, record.routing_key)
     exchange, routing_key = _first_arrival(record)
     message = retry_message(
-        _delivery(record)._replace(exchange=exchange, routing_key=routing_key), delay_ms=0
+        msgspec.structs.replace(_delivery(record), exchange=exchange, routing_key=routing_key), delay_ms=0
     )
     return replace(message, headers=_without(message.headers, ATTEMPT_HEADER))
 

@@ -8,10 +8,14 @@ import json
 import re
 from collections.abc import Sequence
 from datetime import datetime
-from json.encoder import encode_basestring_ascii as _text
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NoReturn
+from uuid import UUID
 
-from schemas.fields import EXTERNAL_ID_PATTERN, OWNER_ID_PATTERN, format_rfc3339, parse_rfc3339, unanchored
+from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec.json import Encoder
+from msgspec.structs import replace
+
+from schemas.fields import EXTERNAL_ID_PATTERN, OWNER_ID_PATTERN, parse_rfc3339, unanchored
 from schemas.reasons import QuarantineReason
 
 SINGLE_CONTENT_TYPE: Final = "application/cloudevents+json"
@@ -44,12 +48,8 @@ class MalformedMessage(ValueError):
         self.reason, self.detail = reason, detail
 
 
-class Envelope(NamedTuple):
-    """
-    One event's attributes; `data` is the raw JSON object, not judged yet.
-
-    A tuple, because every event makes one.
-    """
+class Envelope(Struct, frozen=True, gc=False):
+    """One event's attributes; `data` is the raw JSON object, not judged yet."""
 
     id: str
     source: str
@@ -126,24 +126,51 @@ def parse_message(body: bytes, content_type: str | None) -> list[Envelope]:
     return [_envelope_of(event, repeated, "")]
 
 
-def encode_event(
-    *, event_id: str, type_: str, time: datetime, data_json: str, traceparent: str | None = None
-) -> bytes:
-    """Write one event of ours; `data_json` is JSON text already and is taken as it is."""
-    return _encode(event_id, type_, time, data_json, traceparent).encode()
+class OwnEvent(Struct, frozen=True, gc=False):
+    """An event of ours; `data` is JSON text already and is taken as it is, `time` is in UTC."""
+
+    id: UUID | str
+    type: str
+    time: datetime
+    data: str
+    traceparent: str | None = None
 
 
-def encode_batch(events: Sequence[tuple[str, str, datetime, str, str | None]]) -> bytes:
-    """Write a batch of ours: (id, type, time, data as JSON text, traceparent if any) each."""
-    return ("[" + ",".join(_encode(*event) for event in events) + "]").encode()
+def encode_event(event: OwnEvent) -> bytes:
+    """Write one event in the structured form."""
+    return _ENCODER.encode(_written(event))
 
 
-def _encode(event_id: str, type_: str, time: datetime, data_json: str, traceparent: str | None) -> str:
+def encode_batch(events: Sequence[OwnEvent]) -> bytes:
+    """Write a batch of events, which are of one type."""
+    return _ENCODER.encode([_written(event) for event in events])
+
+
+class _OwnEvent(Struct, frozen=True, gc=False):
+    specversion: str
+    id: UUID | str
+    source: str
+    type: str
+    time: datetime
+    datacontenttype: str
     # CloudEvents' extension for distributed tracing.
-    trace = f'"traceparent":{_text(traceparent)},' if traceparent is not None else ""
-    return (
-        f'{{"specversion":"1.0","id":{_text(event_id)},"source":"{OUR_SOURCE}","type":"{type_}",'
-        f'"time":"{format_rfc3339(time)}","datacontenttype":"application/json",{trace}"data":{data_json}}}'
+    traceparent: str | UnsetType
+    data: Raw
+
+
+_ENCODER = Encoder()
+
+
+def _written(event: OwnEvent) -> _OwnEvent:
+    return _OwnEvent(
+        "1.0",
+        event.id,
+        OUR_SOURCE,
+        event.type,
+        event.time,
+        "application/json",
+        UNSET if event.traceparent is None else event.traceparent,
+        Raw(event.data.encode()),
     )
 
 
@@ -187,7 +214,7 @@ def _envelope_of(event: Any, repeated: _Repeated, where: str) -> Envelope:  # no
         return envelope
     data = AmbiguousData(envelope.data)
     data.repeated = frozenset(key for _, key in repeated)
-    return envelope._replace(data=data)
+    return replace(envelope, data=data)
 
 
 def _scan(text: str, start: int) -> tuple[Any, int, _Repeated]:

@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Final, Literal, NamedTuple
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta, MsgspecError, Struct
 from msgspec.json import Decoder, Encoder
@@ -97,6 +97,10 @@ class UsualOrder(Struct, frozen=True, omit_defaults=True, gc=False):
         """Return what `OrderPaid.content_hash` returns: its canonical form is what this encoder writes."""
         return hashlib.sha256(_HASHED_BEFORE + _CANONICAL.encode(self)).digest()
 
+    def splits_json(self) -> str:
+        """Return what `OrderPaid.splits_json` returns."""
+        return _CANONICAL.encode(self.splits).decode()
+
 
 _CANONICAL = Encoder()
 _SINGLE = Decoder(_Event)
@@ -119,7 +123,7 @@ _TEXTS = re.compile(
 )
 
 
-class OrdersRead(NamedTuple):
+class OrdersRead(Struct, frozen=True, gc=False):
     """
     A message's events, all from one shop; `sender` is its kind and id.
 

@@ -1,8 +1,7 @@
 """`order.paid`: a buyer has paid for an order, says the shop."""
 
-from collections.abc import Sequence
-from json.encoder import encode_basestring_ascii as _text
-from typing import Annotated, ClassVar, Protocol, Self
+import json
+from typing import Annotated, ClassVar, Self
 
 from annotated_types import Len
 from pydantic import BeforeValidator, model_validator
@@ -25,22 +24,6 @@ from schemas.fields import (
 class Split(Strict):
     seller_id: ExternalId
     amount: AmountMinor
-
-
-class AnySplit(Protocol):
-    """A seller's part, whichever way it was read."""
-
-    @property
-    def seller_id(self) -> str: ...
-
-    @property
-    def amount(self) -> int: ...
-
-
-def write_splits(splits: Sequence[AnySplit]) -> str:
-    """Write the JSON text that the models would dump, which every order needs."""
-    parts = [f'{{"seller_id":{_text(split.seller_id)},"amount":{split.amount:d}}}' for split in splits]
-    return f"[{','.join(parts)}]"
 
 
 class OrderPaid(EventData):
@@ -73,3 +56,7 @@ class OrderPaid(EventData):
                 {"total": total, "amount": self.amount},
             )
         return self
+
+    def splits_json(self) -> str:
+        """Write the splits as they are kept, compact JSON."""
+        return json.dumps([split.model_dump() for split in self.splits], separators=(",", ":"))

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from msgspec import Struct
+from msgspec.structs import astuple
 from sqlalchemy import Connection, Table, TextClause, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import ARRAY, JSON
@@ -80,9 +82,12 @@ def insert_unless_known(
     return []
 
 
-def columns_of(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> dict[str, Sequence[Any]]:
-    """Turn rows, as tuples of these columns, into the columns."""
-    return dict(zip(names, zip(*rows, strict=True) if rows else ((),) * len(names), strict=True))
+def columns_of(kind: type[Struct], rows: Sequence[Struct]) -> dict[str, Sequence[Any]]:
+    """Turn rows of one kind into its columns, one for each field."""
+    names = kind.__struct_fields__
+    return dict(
+        zip(names, zip(*map(astuple, rows), strict=True) if rows else ((),) * len(names), strict=True)
+    )
 
 
 def _packed(table: Table, name: str, values: Sequence[Any]) -> object:

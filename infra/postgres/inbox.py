@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from datetime import datetime
 from enum import Enum
-from typing import NamedTuple
 from uuid import UUID
 
+from msgspec import Struct
 from sqlalchemy import Connection, text
 
 from infra.postgres.bulk import columns_of, insert_unless_known
@@ -18,13 +18,8 @@ class Sighting(Enum):
     OTHER_CONTENT = "other_content"
 
 
-class Arrival(NamedTuple):
-    """
-    One event as the inbox knows it.
-
-    `answer_id` is the event that answers it, now or later. A tuple, so that a batch turns into its columns
-    at once.
-    """
+class Arrival(Struct, frozen=True, gc=False):
+    """One event as the inbox knows it; `answer_id` is the event that answers it, now or later."""
 
     source: str
     event_id: str
@@ -33,7 +28,7 @@ class Arrival(NamedTuple):
     answer_id: UUID | None
 
 
-class Seen(NamedTuple):
+class Seen(Struct, frozen=True, gc=False):
     sighting: Sighting
     # The answer to give: the arrival's own at first sight, the recorded one for a repeat.
     answer_id: UUID | None
@@ -55,7 +50,7 @@ def register_arrivals(
         for row in insert_unless_known(
             connection,
             inbox,
-            {**columns_of(Arrival._fields, ordered), "received_at": [now] * len(ordered)},
+            {**columns_of(Arrival, ordered), "received_at": [now] * len(ordered)},
             key=("source", "event_id"),
             all_new=all_new,
             often_equal=("source", "type", "received_at"),

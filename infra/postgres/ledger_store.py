@@ -224,7 +224,7 @@ def _each_once(postings: Sequence[Posting]) -> dict[int, tuple[UUID, Posting]]:
 
 
 def _columns(postings: Sequence[Posting], booked_at: datetime) -> dict[str, Sequence[object]]:
-    columns = columns_of(Posting._fields, postings)
+    columns = columns_of(Posting, postings)
     accounts = [ACCOUNTS_OF[kind] for kind in columns["kind"]]
     return {
         **columns,

@@ -10,9 +10,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
+from msgspec import Struct
 from sqlalchemy import Connection, text
 
 from infra.postgres.arrays import uuid_array, uuid_array_literal
@@ -26,12 +27,8 @@ MAX_DATA_BYTES_PER_MESSAGE = 512 * 1024
 _ENVELOPE_BYTES = 300
 
 
-class StoredEvent(NamedTuple):
-    """
-    An event to a shop as it is kept; `data` is JSON text and never changes.
-
-    A tuple, because every order makes one, and so that a batch turns into its columns at once.
-    """
+class StoredEvent(Struct, frozen=True, gc=False):
+    """An event to a shop as it is kept; `data` is JSON text and never changes."""
 
     event_id: UUID
     shop_id: str
@@ -76,7 +73,7 @@ def write_events(
     left_out = insert_unless_known(
         connection,
         events_table,
-        columns_of(StoredEvent._fields, ordered),
+        columns_of(StoredEvent, ordered),
         key=("event_id",),
         all_new=all_new,
         often_equal=("shop_id", "type", "occurred_at"),

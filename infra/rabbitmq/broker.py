@@ -26,7 +26,7 @@ from infra.observability.metrics import (
 )
 from infra.rabbitmq.availability import Availability
 from infra.rabbitmq.batches import BECOMES, BatchHandler, BatchRunner, UnknownCommand
-from infra.rabbitmq.consumer import Batch, QueueConsumer
+from infra.rabbitmq.consumer import COMMAND_BATCH_BYTES, EVENT_BATCH_BYTES, Batch, QueueConsumer
 from infra.rabbitmq.messages import Delivery, Failure, PublishOutcome, command_message
 from infra.rabbitmq.publisher import Publisher
 
@@ -190,6 +190,7 @@ class HoldfastBroker(Broker):
             stopping=self.stopping,
             on_nack=self.fail,
             batch_bound=self._batch_bound,
+            batch_bytes=EVENT_BATCH_BYTES if queue_name in self._external else COMMAND_BATCH_BYTES,
             prefetch=self._prefetch,
             batches_ahead=self.batches_ahead,
             idle_seconds=timeout / 1000,

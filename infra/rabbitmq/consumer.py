@@ -33,9 +33,10 @@ log = structlog.get_logger(__name__)
 HOLD_SECONDS = 60.0
 FIRST_RECONNECT_SECONDS = 0.2
 MAX_RECONNECT_SECONDS = 10.0
-# A batch is one transaction. A message may name hundreds of orders, so its size counts too: this much is
-# some thousand of them, enough to share what a transaction costs and few enough to stay short.
-BATCH_BYTES = 512 << 10
+# A batch is one transaction, and a message may name hundreds of orders or holds, so its size counts too. This
+# much is some two thousand orders in full, or thirteen thousand that a command names: enough to share what a
+# transaction costs, and few enough to keep it short.
+EVENT_BATCH_BYTES, COMMAND_BATCH_BYTES = 1536 << 10, 512 << 10
 # So often is read before a batch is made; a read takes a hundred KiB or so.
 _MOST_READS = 16
 # After this long a steady connection has earned a quick first reconnect again.
@@ -91,6 +92,7 @@ class QueueConsumer(Consumer):
         queue_name: must exist; workers declare nothing.
         choose_actor: which actor a delivery is for.
         batch_bound: most messages in one batch.
+        batch_bytes: most bytes of their bodies, unless it is one alone.
         prefetch: how many unacknowledged messages the channel may hold.
         batches_ahead: how many batches may be handed out and unfinished at once.
         idle_seconds: how long one call waits for messages.
@@ -106,6 +108,7 @@ class QueueConsumer(Consumer):
         stopping: threading.Event,
         on_nack: Callable[[str], None],
         batch_bound: int,
+        batch_bytes: int,
         prefetch: int,
         batches_ahead: int,
         idle_seconds: float,
@@ -117,6 +120,7 @@ class QueueConsumer(Consumer):
         self._stopping = stopping
         self._on_nack = on_nack
         self._batch_bound = batch_bound
+        self._batch_bytes = batch_bytes
         self._batches_ahead = batches_ahead
         self._idle_seconds = idle_seconds
         self._lock = threading.Lock()
@@ -249,7 +253,7 @@ class QueueConsumer(Consumer):
         waiting = next(iter(self._buffers.values()))
         if len(waiting) >= self._batch_bound or waiting[0].delivery.redelivered:
             return True
-        return sum(len(buffered.delivery.body) for buffered in waiting) > BATCH_BYTES
+        return sum(len(buffered.delivery.body) for buffered in waiting) > self._batch_bytes
 
     def _read_what_came(self, session: Session) -> None:
         """Read until nothing more lies there, or enough for a batch of each kind."""
@@ -278,7 +282,7 @@ class QueueConsumer(Consumer):
         if not taken[0].delivery.redelivered:
             while waiting and len(taken) < self._batch_bound and not waiting[0].delivery.redelivered:
                 size += len(waiting[0].delivery.body)
-                if size > BATCH_BYTES:
+                if size > self._batch_bytes:
                     break
                 taken.append(waiting.popleft())
         if waiting:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from typing import NamedTuple
 
 import structlog
+from msgspec import Struct
 from prometheus_client import Histogram
 
 from infra.crash_points import reach
@@ -50,9 +50,9 @@ class QuarantineUnavailable(Exception):
     """The broker did not take a message into quarantine, so it stays unacknowledged where it is."""
 
 
-class InboundEvent(NamedTuple):
+class InboundEvent(Struct, frozen=True, gc=False):
     """
-    One authentic event. A tuple, since each order makes one.
+    One authentic event.
 
     `sender_id` is the shop or bank that signed it; `content_hash` tells same from other content.
     """
@@ -80,7 +80,7 @@ class _Refusal:
     detail: str
 
 
-class _Read(NamedTuple):
+class _Read(Struct, frozen=True, gc=False):
     """
     A message of the right form, whoever sent it.
 
@@ -93,7 +93,7 @@ class _Read(NamedTuple):
     orders: Sequence[UsualOrder] | None
 
 
-class _Batch(NamedTuple):
+class _Batch(Struct, frozen=True):
     """
     Deliveries that are judged together.
 

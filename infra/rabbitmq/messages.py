@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from types import MappingProxyType
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from infra.rabbitmq import delay_lanes
 from infra.rabbitmq.amqp import can_be_written
@@ -63,9 +64,9 @@ class PublishOutcome(StrEnum):
     """No message can be made of it, and the broker was not asked."""
 
 
-class Delivery(NamedTuple):
+class Delivery(Struct, frozen=True, gc=False):
     """
-    One AMQP message as it came; everything in it is untrusted. A tuple, since each message makes one.
+    One AMQP message as it came; everything in it is untrusted.
 
     `exchange` and `routing_key` are those of its first arrival, also when it comes
     back from a retry lane. `attempt` is 0 at first and only ever counted by us.

@@ -23,7 +23,7 @@ from infra.rabbitmq.messages import Outgoing, PublishOutcome, command_message
 from infra.rabbitmq.publisher import Publisher
 from infra.rabbitmq.topology import EVENTS_EXCHANGE
 from infra.security.signatures import Signer
-from schemas.envelope import BATCH_CONTENT_TYPE, SINGLE_CONTENT_TYPE, encode_batch, encode_event
+from schemas.envelope import BATCH_CONTENT_TYPE, SINGLE_CONTENT_TYPE, OwnEvent, encode_batch, encode_event
 
 if TYPE_CHECKING:
     # OpenTelemetry is imported only where tracing is on.
@@ -154,30 +154,22 @@ def compose_events(
     `traceparents` are those of the events that are traced, by event id.
     """
     traces = traceparents or {}
-    if len(row.events) == 1:
-        event = row.events[0]
-        message_id, content_type = str(event.event_id), SINGLE_CONTENT_TYPE
-        body = encode_event(
-            event_id=message_id,
-            type_=event.type,
-            time=event.occurred_at,
-            data_json=event.data,
-            traceparent=traces.get(event.event_id),
+    events = [
+        OwnEvent(
+            event.event_id,
+            event.type,
+            event.occurred_at,
+            event.data,
+            traces.get(event.event_id) if traces else None,
         )
+        for event in row.events
+    ]
+    if len(events) == 1:
+        message_id, content_type = str(events[0].id), SINGLE_CONTENT_TYPE
+        body = encode_event(events[0])
     else:
         message_id, content_type = str(uuid4()), BATCH_CONTENT_TYPE
-        body = encode_batch(
-            [
-                (
-                    str(event.event_id),
-                    event.type,
-                    event.occurred_at,
-                    event.data,
-                    traces.get(event.event_id),
-                )
-                for event in row.events
-            ]
-        )
+        body = encode_batch(events)
     return Outgoing(
         exchange=EVENTS_EXCHANGE,
         routing_key=f"{row.shop_id}.{row.type}",

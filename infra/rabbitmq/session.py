@@ -10,11 +10,12 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import pika
 import pika.exceptions
 import structlog
+from msgspec import Struct
 
 from infra.rabbitmq.amqp import CONNECTION_ERRORS, SOCKET_TIMEOUT_SECONDS, connection_parameters
 from infra.rabbitmq.deliveries import DeliveryReader, ReadingConnection
@@ -93,7 +94,7 @@ class TagTracker:
         return acks
 
 
-class Buffered(NamedTuple):
+class Buffered(Struct, frozen=True, gc=False):
     """A delivery that was not handed out yet, and the tag that acknowledges it."""
 
     tag: int

@@ -8,16 +8,16 @@ import base64
 import binascii
 import hashlib
 import hmac
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property, lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from msgspec import Struct
 
 from infra.security.ed25519_points import BadPublicKey, check_public_key
 from schemas.reasons import QuarantineReason
@@ -31,7 +31,7 @@ _MIN_SECRET_BYTES, _MAX_SECRET_BYTES = 24, 64  # Standard Webhooks, 'Symmetric k
 _MAX_SIGNATURES = 10
 _MAX_HEADER_CHARACTERS = 4096
 _BLOCK_BYTES = 64  # of SHA-256, RFC 6234
-_TIMESTAMP = re.compile(r"[0-9]{1,12}\Z")
+_MAX_TIMESTAMP_DIGITS = 12
 
 
 class InvalidKey(ValueError):
@@ -75,7 +75,7 @@ class VerifyingKey:
         return f"VerifyingKey({self.key_id}, {self.scheme}, {sorted(self.scopes)})"
 
 
-class VerifiedSignature(NamedTuple):
+class VerifiedSignature(Struct, frozen=True, gc=False):
     key: VerifyingKey
     webhook_id: str
     timestamp: int
@@ -139,11 +139,10 @@ def verify(
     Raises:
         SignatureRefused: with the reason for quarantine.
     """
-    webhook_id = _text(headers, ID_HEADER)
-    timestamp = _text(headers, TIMESTAMP_HEADER)
-    if not _TIMESTAMP.match(timestamp):
+    webhook_id, timestamp, signature = _texts(headers)
+    if not (timestamp.isdecimal() and len(timestamp) <= _MAX_TIMESTAMP_DIGITS):
         raise SignatureRefused(QuarantineReason.BAD_SIGNATURE, f"{TIMESTAMP_HEADER} is not Unix seconds")
-    signatures = _Signatures(_text(headers, SIGNATURE_HEADER))
+    signatures = _Signatures(signature)
     signed = f"{webhook_id}.{timestamp}.".encode() + body
     # An honest message ends at its first right key; the others are not tried.
     right_key = wrong_key = None
@@ -161,7 +160,8 @@ def verify(
             if signatures.usable
             else f"{SIGNATURE_HEADER} holds no v1 or v1a",
         )
-    age_s = now.timestamp() - int(timestamp)
+    unix_s = int(timestamp)
+    age_s = now.timestamp() - unix_s
     if age_s > max_age_s or age_s < -max_ahead_s:
         raise SignatureRefused(
             QuarantineReason.STALE_TIMESTAMP,
@@ -169,7 +169,7 @@ def verify(
         )
     if right_key is None:
         raise SignatureRefused(QuarantineReason.WRONG_SCOPE, f"the key lacks the scope {scope}")
-    return VerifiedSignature(right_key, webhook_id, int(timestamp))
+    return VerifiedSignature(right_key, webhook_id, unix_s)
 
 
 class Signer:
@@ -228,6 +228,27 @@ def _headers(message_id: str, timestamp: int, scheme: Scheme, signature: bytes) 
 
 def _header_value(scheme: Scheme, signature: bytes) -> str:
     return scheme + "," + _encode(signature)
+
+
+def _texts(headers: Mapping[str, object]) -> tuple[str, str, str]:
+    """Read the three headers: printable ASCII, none of them empty."""
+    id_, timestamp, signature = (
+        headers.get(ID_HEADER),
+        headers.get(TIMESTAMP_HEADER),
+        headers.get(SIGNATURE_HEADER),
+    )
+    if isinstance(id_, str) and isinstance(timestamp, str) and isinstance(signature, str):
+        together = id_ + timestamp + signature
+        if (
+            id_
+            and timestamp
+            and signature
+            and len(together) <= _MAX_HEADER_CHARACTERS
+            and together.isascii()
+            and together.isprintable()
+        ):
+            return id_, timestamp, signature
+    return _text(headers, ID_HEADER), _text(headers, TIMESTAMP_HEADER), _text(headers, SIGNATURE_HEADER)
 
 
 def _text(headers: Mapping[str, object], name: str) -> str:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import NamedTuple
 from uuid import UUID
+
+from msgspec import Struct
 
 from ledger.ids import derive_id
 from ledger.money import fee_minor
@@ -25,14 +26,14 @@ class Funding(StrEnum):
     ANNOUNCED = "announced"
 
 
-class Part(NamedTuple):
-    """One seller's share of a payment; minor units."""
+class Part(Struct, frozen=True, gc=False, rename={"amount_minor": "amount"}):
+    """One seller's share of a payment, minor units; in JSON as an order's splits call it."""
 
     seller_id: str
     amount_minor: int
 
 
-class Payment(NamedTuple):
+class Payment(Struct, frozen=True, gc=False):
     """A received payment as the escrow worker reads it, with its shop's terms of this moment."""
 
     payment_id: UUID
@@ -46,12 +47,8 @@ class Payment(NamedTuple):
     fee_bps: int
 
 
-class NewHold(NamedTuple):
-    """
-    A hold to be booked; it keeps the terms of this moment whatever the shop agrees later.
-
-    A tuple, so that a batch of holds turns into its columns at once.
-    """
+class NewHold(Struct, frozen=True, gc=False):
+    """A hold to be booked; it keeps the terms of this moment whatever the shop agrees later."""
 
     hold_id: UUID
     payment_id: UUID
@@ -82,12 +79,12 @@ def decide_holds(payment: Payment, *, now: datetime, day_seconds: int) -> list[N
     # By position, which is quicker, for every order.
     return [
         NewHold(
-            hold_id_of(payment.payment_id, seller_id),
+            hold_id_of(payment.payment_id, part.seller_id),
             payment.payment_id,
             payment.shop_id,
             payment.order_id,
-            seller_id,
-            amount_minor,
+            part.seller_id,
+            part.amount_minor,
             payment.fee_bps,
             payment.currency,
             payment.protection_days,
@@ -95,11 +92,11 @@ def decide_holds(payment: Payment, *, now: datetime, day_seconds: int) -> list[N
             now,
             release_at,
         )
-        for seller_id, amount_minor in payment.parts
+        for part in payment.parts
     ]
 
 
-class Hold(NamedTuple):
+class Hold(Struct, frozen=True, gc=False):
     """A hold as it stands, locked; `remaining_minor` is what was not refunded."""
 
     hold_id: UUID
@@ -116,7 +113,7 @@ class Hold(NamedTuple):
     charged_back: bool = False
 
 
-class Release(NamedTuple):
+class Release(Struct, frozen=True, gc=False):
     hold: Hold
     fee_minor: int
 

@@ -14,7 +14,14 @@ from infra.rabbitmq.topology import ESCROW_RELEASE
 from ledger.ids import derive_id, each_once, key_id
 from ledger.postings import Posting, PostingKind
 from schemas.commands import HoldFunds, ReleaseHold
-from schemas.outgoing import HeldPart, HoldReleased, OrderHeld
+from schemas.outgoing import (
+    HoldReleased,
+    OrderHeld,
+    UsualHeldPart,
+    UsualHoldReleased,
+    UsualOrderHeld,
+    write_usual,
+)
 from workers.escrow import store
 from workers.escrow.claims import pay_off_debts
 from workers.escrow.decisions import (
@@ -129,21 +136,18 @@ def _book_holds(step: Step, booked: Sequence[tuple[Payment, Sequence[NewHold]]])
             key_id("order_answer", payment.shop_id, payment.order_id),
             payment.shop_id,
             OrderHeld.TYPE,
-            OrderHeld.write(
-                order_id=payment.order_id,
-                event_id=payment.event_id,
-                protection_days=payment.protection_days,
-                release_at=holds[0].release_at,
-                funded=payment.funded,
-                holds=[
-                    HeldPart.write(
-                        hold_id=hold.hold_id,
-                        seller_id=hold.seller_id,
-                        amount=hold.amount_minor,
-                        currency=hold.currency,
-                    )
-                    for hold in holds
-                ],
+            write_usual(
+                UsualOrderHeld(
+                    payment.order_id,
+                    payment.event_id,
+                    payment.protection_days,
+                    holds[0].release_at,
+                    payment.funded,
+                    [
+                        UsualHeldPart(hold.hold_id, hold.seller_id, hold.amount_minor, hold.currency)
+                        for hold in holds
+                    ],
+                )
             ),
         )
 
@@ -168,14 +172,16 @@ def _release(step: Step, releases: Sequence[Release]) -> None:
             derive_id("hold_released", hold.hold_id),
             hold.shop_id,
             HoldReleased.TYPE,
-            HoldReleased.write(
-                hold_id=hold.hold_id,
-                order_id=hold.order_id,
-                seller_id=hold.seller_id,
-                amount=release.seller_minor,
-                fee=release.fee_minor,
-                currency=hold.currency,
-                released_at=step.now,
+            write_usual(
+                UsualHoldReleased(
+                    hold.hold_id,
+                    hold.order_id,
+                    hold.seller_id,
+                    release.seller_minor,
+                    release.fee_minor,
+                    hold.currency,
+                    step.now,
+                )
             ),
         )
 

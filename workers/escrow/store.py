@@ -1,10 +1,10 @@
 """The escrow worker's SQL: holds. Every statement takes the whole batch."""
 
-import json
 from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
+from msgspec.json import Decoder
 from sqlalchemy import Connection, text
 
 from infra.postgres.arrays import array_of, uuid_array
@@ -15,6 +15,7 @@ from workers.escrow.decisions import Funding, Hold, HoldState, NewHold, Part, Pa
 
 # Finding a member by its value costs more than making the row that it stands in.
 _STATES = {state.value: state for state in HoldState}
+_SPLITS = Decoder(list[tuple[Part, ...]])
 _FUNDINGS = {funding.value: funding for funding in Funding}
 
 
@@ -34,7 +35,7 @@ def find_payments(connection: Connection, payment_ids: Sequence[UUID]) -> list[P
         {"ids": uuid_array(payment_ids)},
     ).all()
     # One text of all splits: reading it at once costs a fraction of reading each by itself.
-    splits = json.loads(f"[{','.join([row[6] for row in rows])}]")
+    splits = _SPLITS.decode(f"[{','.join([row[6] for row in rows])}]")
     return [
         Payment(
             payment_id,
@@ -43,7 +44,7 @@ def find_payments(connection: Connection, payment_ids: Sequence[UUID]) -> list[P
             event_id,
             currency,
             protection_days,
-            tuple([Part(part["seller_id"], part["amount"]) for part in parts]),
+            parts,
             funded,
             fee_bps,
         )
@@ -73,7 +74,7 @@ def insert_holds(connection: Connection, rows: Sequence[NewHold], *, all_new: bo
         for row in insert_unless_known(
             connection,
             holds,
-            columns_of(NewHold._fields, ordered),
+            columns_of(NewHold, ordered),
             key=("hold_id",),
             all_new=all_new,
             often_equal=(

@@ -6,6 +6,7 @@ from typing import assert_never
 from uuid import UUID
 
 import structlog
+from msgspec.structs import replace
 
 from infra.postgres.step import Step, Steps, milliseconds_until
 from infra.rabbitmq.ingress import InboundEvent
@@ -17,7 +18,7 @@ from schemas.bank_credited import BankCredited
 from schemas.bank_debited import BankDebited
 from schemas.commands import HoldFunds, MatchCredits, ReleaseHold, SettleClaims, SubmitRefund
 from schemas.one_pass import UsualOrder
-from schemas.order_paid import OrderPaid, write_splits
+from schemas.order_paid import OrderPaid
 from schemas.outgoing import OrderFunded, OrderRejected
 from schemas.reasons import Reason
 from workers.intake import conflict_id, refuse, refuse_conflicts, take_in
@@ -158,7 +159,7 @@ def _judge_order(
         order.amount,
         order.currency,
         order.bank_reference,
-        write_splits(order.splits),
+        order.splits_json(),
         protection_days,
         order.paid_at,
         now,
@@ -187,7 +188,7 @@ def _settle_left_out(
 
 
 def _rejected(row: store.NewPayment, reason: Reason) -> store.NewPayment:
-    return row._replace(state="rejected", reason=reason)
+    return replace(row, state="rejected", reason=reason)
 
 
 def _reject_order(step: Step, row: store.NewPayment) -> None:

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
 from uuid import UUID
 
+from msgspec import Struct
 from sqlalchemy import Connection, text
 
 from infra.postgres.arrays import text_array
@@ -20,12 +20,8 @@ from workers.payment.decisions import (
 )
 
 
-class NewPayment(NamedTuple):
-    """
-    A row of `payments`; amounts are minor units, `splits` JSON text of {seller_id, amount}.
-
-    A tuple, so that a batch of rows turns into its columns at once.
-    """
+class NewPayment(Struct, frozen=True, gc=False):
+    """A row of `payments`; amounts are minor units, `splits` JSON text of {seller_id, amount}."""
 
     payment_id: UUID
     shop_id: str
@@ -111,7 +107,7 @@ def insert_payments(
         for row in insert_unless_known(
             connection,
             payments,
-            columns_of(NewPayment._fields, ordered),
+            columns_of(NewPayment, ordered),
             key=("payment_id",),
             all_new=all_new,
             often_equal=("shop_id", "state", "reason", "currency", "protection_days", "received_at"),

@@ -8,6 +8,7 @@ from datetime import datetime
 import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
+from msgspec.structs import replace
 from sqlalchemy import Engine
 from workflow_machine import Workflow
 from workflow_support.desk import database_engine
@@ -78,7 +79,7 @@ def test_the_model_notices_a_rule_that_is_broken(
     def decide_greedily(hold: Hold, *, now: datetime) -> ReleaseDecision:
         decision = decide_release(hold, now=now)
         if isinstance(decision, Release) and decision.seller_minor > 1:
-            return decision._replace(fee_minor=decision.fee_minor + 1)
+            return replace(decision, fee_minor=decision.fee_minor + 1)
         return decision
 
     def look_again_and_again() -> None:

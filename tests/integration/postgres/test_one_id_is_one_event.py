@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 
 import pytest
+from msgspec.structs import replace
 from workflow_support.desk import Desk
 from workflow_support.events import order_data, order_paid
 
@@ -23,7 +24,7 @@ def steps(desk: Desk, published: list[StoredEvent]) -> Steps:
     def collect(rows: Sequence[OutboxRow]) -> None:
         published.extend(
             # How the JSON text is spaced says nothing.
-            event._replace(data=json.dumps(json.loads(event.data), sort_keys=True))
+            replace(event, data=json.dumps(json.loads(event.data), sort_keys=True))
             for row in rows
             if isinstance(row, EventsRow)
             for event in row.events

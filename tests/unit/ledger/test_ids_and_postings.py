@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from ledger.accounts import SELLER_KINDS
 from ledger.errors import InvalidPosting
@@ -102,12 +103,10 @@ def test_no_other_amount_than_an_integer_in_range_is_posted(amount: object) -> N
 
 def test_a_changed_copy_is_checked_like_any_posting() -> None:
     posting = a_posting()
-    assert posting._replace(amount_minor=2) == a_posting(amount_minor=2)
+    assert replace(posting, amount_minor=2) == a_posting(amount_minor=2)
     assert copy.deepcopy(posting) == posting
     with pytest.raises(InvalidPosting):
-        posting._replace(amount_minor=-1)
-    with pytest.raises(InvalidPosting):
-        Posting._make([PostingKind.HELD, UUID(int=1), "acme", "s-1", "CNY", True])
+        replace(posting, amount_minor=-1)
 
 
 @pytest.mark.parametrize("amount", [1, MAX_AMOUNT_MINOR])

@@ -21,7 +21,18 @@ from schemas.commands import (
     MalformedCommand,
     decode_command,
 )
-from schemas.outgoing import OUTGOING, HeldPart, HoldReleased, OrderHeld, OrderRejected, WithdrawalRejected
+from schemas.outgoing import (
+    OUTGOING,
+    HeldPart,
+    HoldReleased,
+    OrderHeld,
+    OrderRejected,
+    UsualHeldPart,
+    UsualHoldReleased,
+    UsualOrderHeld,
+    WithdrawalRejected,
+    write_usual,
+)
 from schemas.reasons import Reason
 
 ID = "0193587a-0000-7000-8000-000000000001"
@@ -162,14 +173,10 @@ def test_an_order_held_is_written_as_its_model_dumps_it(  # noqa: PLR0917 - what
     funded: bool,  # noqa: FBT001 - drawn
     parts: list[tuple[UUID, str, int, str]],
 ) -> None:
-    names = ("hold_id", "seller_id", "amount", "currency")
-    written = OrderHeld.write(
-        order_id=order_id,
-        event_id=event_id,
-        protection_days=protection_days,
-        release_at=release_at,
-        funded=funded,
-        holds=[HeldPart.write(**dict(zip(names, part, strict=True))) for part in parts],
+    written = write_usual(
+        UsualOrderHeld(
+            order_id, event_id, protection_days, release_at, funded, [UsualHeldPart(*part) for part in parts]
+        )
     )
     model = OrderHeld(
         order_id=order_id,
@@ -195,5 +202,5 @@ def test_an_order_held_is_written_as_its_model_dumps_it(  # noqa: PLR0917 - what
 )
 def test_a_hold_released_is_written_as_its_model_dumps_it(hold_id: UUID, **values: Any) -> None:
     model = HoldReleased(hold_id=str(hold_id), currency="EUR", **values)
-    written = HoldReleased.write(hold_id=hold_id, currency="EUR", **values)
+    written = write_usual(UsualHoldReleased(hold_id=hold_id, currency="EUR", **values))
     assert written == model.model_dump_json(exclude_none=True)

@@ -17,6 +17,7 @@ from schemas.envelope import (
     MAX_EVENT_BYTES,
     SINGLE_CONTENT_TYPE,
     MalformedMessage,
+    OwnEvent,
     encode_batch,
     encode_event,
     parse_message,
@@ -439,18 +440,19 @@ def test_arbitrary_data_is_judged_and_hashed_but_never_fails_otherwise(value: ob
 
 def test_what_we_write_is_a_cloud_event_in_compact_json() -> None:
     noon = datetime(2026, 11, 23, 12, tzinfo=UTC)
-    one = encode_event(event_id="e-1", type_="order.held", time=noon, data_json='{"order_id":"o-1"}')
+    event = OwnEvent("e-1", "order.held", noon, '{"order_id":"o-1"}')
+    one = encode_event(event)
     assert one == (
         b'{"specversion":"1.0","id":"e-1","source":"/holdfast","type":"order.held",'
         b'"time":"2026-11-23T12:00:00Z","datacontenttype":"application/json","data":{"order_id":"o-1"}}'
     )
-    batch = encode_batch([("e-1", "order.held", noon, '{"order_id":"o-1"}', None)] * 2)
+    batch = encode_batch([event] * 2)
     assert batch == b"[" + one + b"," + one + b"]"
 
 
 def test_what_we_write_keeps_text_of_any_script() -> None:
     data = json.dumps({"detail": 'Größe 包裹 "quoted" \\'}, ensure_ascii=False)
-    body = encode_event(event_id='e"1', type_="order.rejected", time=datetime.now(UTC), data_json=data)
+    body = encode_event(OwnEvent('e"1', "order.rejected", datetime.now(UTC), data))
     read = json.loads(body)
     assert read["data"] == json.loads(data)
     assert read["id"] == 'e"1'
