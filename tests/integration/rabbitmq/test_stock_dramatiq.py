@@ -173,9 +173,27 @@ def test_stock_lets_the_sender_write_into_any_queue(fresh_url: str) -> None:
         assert json.loads(read(fresh_url, "victim.XQ").body)["args"][0] == "forged"
 
 
+class _RetriesAfterAck(dramatiq.Middleware):
+    """
+    Lets a retry come into its queue only when the first attempt is acknowledged.
+
+    Stock acknowledges that on the channel of the queue it names, by a tag that may be the retry's own there.
+    """
+
+    def __init__(self) -> None:
+        self._acknowledged = threading.Event()
+
+    def after_ack(self, _broker: dramatiq.Broker, _message: Any) -> None:
+        self._acknowledged.set()
+
+    def before_enqueue(self, _broker: dramatiq.Broker, _message: Any, delay: int | None) -> None:
+        assert delay is not None or self._acknowledged.wait(20)
+
+
 def test_stock_retries_where_the_sender_says(fresh_url: str) -> None:
     """A `queue_name` that is another queue's; ours knows a message by the queue that it came from."""
     with _stock(fresh_url, [], max_retries=1, min_backoff=1) as broker:
+        broker.add_middleware(_RetriesAfterAck())
         broker.declare_queue("victim", ensure=True)
         body = ENVELOPE | {"args": ["fail"], "queue_name": "victim"}
         send(fresh_url, "", "stock", json.dumps(body).encode())
