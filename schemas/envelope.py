@@ -126,52 +126,31 @@ def parse_message(body: bytes, content_type: str | None) -> list[Envelope]:
     return [_envelope_of(event, repeated, "")]
 
 
-class OwnEvent(Struct, frozen=True, gc=False):
-    """An event of ours; `data` is JSON text already and is taken as it is, `time` is in UTC."""
+class OwnEvent(Struct, frozen=True, gc=False, kw_only=True):
+    """An event of ours as it is written; `data` is JSON text already and taken as it is, `time` is in UTC."""
 
+    specversion: str = "1.0"
     id: UUID | str
+    source: str = OUR_SOURCE
     type: str
     time: datetime
-    data: str
-    traceparent: str | None = None
-
-
-def encode_event(event: OwnEvent) -> bytes:
-    """Write one event in the structured form."""
-    return _ENCODER.encode(_written(event))
-
-
-def encode_batch(events: Sequence[OwnEvent]) -> bytes:
-    """Write a batch of events, which are of one type."""
-    return _ENCODER.encode([_written(event) for event in events])
-
-
-class _OwnEvent(Struct, frozen=True, gc=False):
-    specversion: str
-    id: UUID | str
-    source: str
-    type: str
-    time: datetime
-    datacontenttype: str
+    datacontenttype: str = "application/json"
     # CloudEvents' extension for distributed tracing.
-    traceparent: str | UnsetType
+    traceparent: str | UnsetType = UNSET
     data: Raw
 
 
 _ENCODER = Encoder()
 
 
-def _written(event: OwnEvent) -> _OwnEvent:
-    return _OwnEvent(
-        "1.0",
-        event.id,
-        OUR_SOURCE,
-        event.type,
-        event.time,
-        "application/json",
-        UNSET if event.traceparent is None else event.traceparent,
-        Raw(event.data.encode()),
-    )
+def encode_event(event: OwnEvent) -> bytes:
+    """Write one event in the structured form."""
+    return _ENCODER.encode(event)
+
+
+def encode_batch(events: Sequence[OwnEvent]) -> bytes:
+    """Write a batch of events, which are of one type."""
+    return _ENCODER.encode(events)
 
 
 def _batch(text: str) -> list[Envelope]:

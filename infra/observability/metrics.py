@@ -39,7 +39,7 @@ BATCH_MESSAGES = Histogram(
     "holdfast_batch_messages",
     "Messages in a batch, by actor.",
     ["actor"],
-    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048),
 )
 MESSAGES = Counter(
     "holdfast_messages_total",

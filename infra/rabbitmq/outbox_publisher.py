@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 import structlog
+from msgspec import UNSET, Raw
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -156,11 +157,12 @@ def compose_events(
     traces = traceparents or {}
     events = [
         OwnEvent(
-            event.event_id,
-            event.type,
-            event.occurred_at,
-            event.data,
-            traces.get(event.event_id) if traces else None,
+            id=event.event_id,
+            type=event.type,
+            time=event.occurred_at,
+            # An id's hash is a call in Python, and tracing is seldom on.
+            traceparent=traces.get(event.event_id, UNSET) if traces else UNSET,
+            data=Raw(event.data.encode()),
         )
         for event in row.events
     ]

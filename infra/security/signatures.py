@@ -231,7 +231,7 @@ def _header_value(scheme: Scheme, signature: bytes) -> str:
 
 
 def _texts(headers: Mapping[str, object]) -> tuple[str, str, str]:
-    """Read the three headers: printable ASCII, none of them empty."""
+    """Read the three headers: printable ASCII, none of them empty. Where they are text, at once."""
     id_, timestamp, signature = (
         headers.get(ID_HEADER),
         headers.get(TIMESTAMP_HEADER),
@@ -239,14 +239,7 @@ def _texts(headers: Mapping[str, object]) -> tuple[str, str, str]:
     )
     if isinstance(id_, str) and isinstance(timestamp, str) and isinstance(signature, str):
         together = id_ + timestamp + signature
-        if (
-            id_
-            and timestamp
-            and signature
-            and len(together) <= _MAX_HEADER_CHARACTERS
-            and together.isascii()
-            and together.isprintable()
-        ):
+        if id_ and timestamp and signature and _is_plain(together):
             return id_, timestamp, signature
     return _text(headers, ID_HEADER), _text(headers, TIMESTAMP_HEADER), _text(headers, SIGNATURE_HEADER)
 
@@ -262,9 +255,13 @@ def _text(headers: Mapping[str, object], name: str) -> str:
             value = str(value)
     if not isinstance(value, str) or not value:
         raise SignatureRefused(QuarantineReason.BAD_SIGNATURE, f"{name} is missing or is no text")
-    if len(value) > _MAX_HEADER_CHARACTERS or not value.isascii() or not value.isprintable():
+    if not _is_plain(value):
         raise SignatureRefused(QuarantineReason.BAD_SIGNATURE, f"{name} is too long or not printable")
     return value
+
+
+def _is_plain(text: str) -> bool:
+    return len(text) <= _MAX_HEADER_CHARACTERS and text.isascii() and text.isprintable()
 
 
 class _Signatures:

@@ -15,8 +15,8 @@ from workers.escrow.decisions import Funding, Hold, HoldState, NewHold, Part, Pa
 
 # Finding a member by its value costs more than making the row that it stands in.
 _STATES = {state.value: state for state in HoldState}
-_SPLITS = Decoder(list[tuple[Part, ...]])
 _FUNDINGS = {funding.value: funding for funding in Funding}
+_SPLITS = Decoder(list[tuple[Part, ...]])
 
 
 def find_payments(connection: Connection, payment_ids: Sequence[UUID]) -> list[Payment]:

@@ -107,6 +107,8 @@ def test_a_changed_copy_is_checked_like_any_posting() -> None:
     assert copy.deepcopy(posting) == posting
     with pytest.raises(InvalidPosting):
         replace(posting, amount_minor=-1)
+    with pytest.raises(InvalidPosting):
+        replace(posting, amount_minor=True)
 
 
 @pytest.mark.parametrize("amount", [1, MAX_AMOUNT_MINOR])
