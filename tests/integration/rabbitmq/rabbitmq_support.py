@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import pika
 from dramatiq import Worker
 
+from infra.local.rabbitmq import PrivateRabbitMQ
 from infra.rabbitmq.broker import BatchHandler, HoldfastBroker
 from infra.rabbitmq.messages import Delivery, Failure
 from infra.rabbitmq.publisher import Publisher
@@ -43,6 +44,31 @@ def amqp(url: str) -> Iterator[Any]:
     finally:
         if connection.is_open:
             connection.close()
+
+
+@contextmanager
+def memory_alarm(node: PrivateRabbitMQ) -> Iterator[None]:
+    """
+    The broker short of memory: it blocks every connection that publishes.
+
+    An alarm reaches the connections some time after it was set; it is waited for here until none of
+    them would let a message through any more.
+    """
+    alarm = "{resource_limit, memory, node()}"
+    node._evaluate(
+        f"rabbit_alarm:set_alarm({{{alarm}, []}}),"
+        " Wait = fun Wait(0) -> not_blocked;"
+        " Wait(Tries) ->"
+        " case [open || Reader <- rabbit_networking:connections(),"
+        " [{state, running}] <- [rabbit_reader:info(Reader, [state])]] of"
+        " [] -> ok;"
+        " _ -> timer:sleep(10), Wait(Tries - 1) end end,"
+        " Wait(2000)."
+    )
+    try:
+        yield
+    finally:
+        node._evaluate(f"rabbit_alarm:clear_alarm({alarm}), ok.")
 
 
 def depth(url: str, queue_name: str) -> int:

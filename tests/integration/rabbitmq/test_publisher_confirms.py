@@ -4,7 +4,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from rabbitmq_support import Cable, amqp, depth, read, wait_until
+from rabbitmq_support import Cable, amqp, depth, memory_alarm, read, wait_until
 
 from infra.rabbitmq.messages import Outgoing, PublishOutcome, command_message
 from infra.rabbitmq.publisher import Publisher, PublisherClosed, UnencodableMessage
@@ -126,16 +126,12 @@ def test_a_memory_alarm_does_not_hang_a_publish(url: str, test_servers: Any) -> 
     """Stock Dramatiq's confirmed publish waits for as long as the broker blocks the connection."""
     publisher = Publisher(url)
     assert publisher.publish([GOOD]) == [PublishOutcome.CONFIRMED]
-    alarm = "{resource_limit, memory, node()}"
-    test_servers.rabbitmq._evaluate(f"rabbit_alarm:set_alarm({{{alarm}, []}}), ok.")
-    try:
+    with memory_alarm(test_servers.rabbitmq):
         began = time.monotonic()
         assert publisher.publish([GOOD], timeout_s=0.5) == [PublishOutcome.UNKNOWN]
         wait_until(lambda: not publisher.connected)
         assert publisher.publish([GOOD], timeout_s=0.5) == [PublishOutcome.UNKNOWN]
         assert time.monotonic() - began < 3
-    finally:
-        test_servers.rabbitmq._evaluate(f"rabbit_alarm:clear_alarm({alarm}), ok.")
     wait_until(lambda: publisher.connected)
     assert publisher.publish([GOOD]) == [PublishOutcome.CONFIRMED]
     publisher.close()

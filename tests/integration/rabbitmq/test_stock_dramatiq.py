@@ -13,7 +13,7 @@ import pika
 import pytest
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.errors import ConnectionClosed
-from rabbitmq_support import Recorder, Workplace, amqp, depth, read, send, wait_until
+from rabbitmq_support import Recorder, Workplace, amqp, depth, memory_alarm, read, send, wait_until
 
 from infra.rabbitmq.messages import command_message
 
@@ -218,19 +218,14 @@ def test_stock_keeps_of_an_undecodable_message_neither_reason_nor_more_than_seve
 
 def test_stock_publishing_hangs_for_as_long_as_the_broker_blocks(fresh_url: str, test_servers: Any) -> None:
     """Ours: test_a_memory_alarm_does_not_hang_a_publish."""
-    node = test_servers.rabbitmq
-    alarm = "{resource_limit, memory, node()}"
     broker = RabbitmqBroker(url=fresh_url, confirm_delivery=True)
     dramatiq.actor(lambda: None, broker=broker, queue_name="stock", actor_name="work")
     broker.declare_queue("stock", ensure=True)
     publishing = threading.Thread(target=broker.get_actor("work").send)
-    node._evaluate(f"rabbit_alarm:set_alarm({{{alarm}, []}}), ok.")
-    try:
+    with memory_alarm(test_servers.rabbitmq):
         publishing.start()
         publishing.join(2)
         assert publishing.is_alive()
-    finally:
-        node._evaluate(f"rabbit_alarm:clear_alarm({alarm}), ok.")
     publishing.join(20)
     assert not publishing.is_alive()
     broker.close()
