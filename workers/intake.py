@@ -22,18 +22,20 @@ def take_in(
     step: Step,
     events: Sequence[InboundEvent],
     *,
-    answer_id: Callable[[InboundEvent], UUID | None],
+    answer_ids: Callable[[Sequence[InboundEvent]], Iterable[UUID | None]],
     rejection: Rejection,
     told_before: Callable[[UUID], Iterable[UUID]] = lambda _answer_id: (),
 ) -> list[InboundEvent]:
     """
     Record events in the inbox and return those that are new and valid; answer the others.
 
+    `answer_ids` names the event that answers each valid one, now or later; None where there is none.
+
     A repeat gets the first answer again under its first id, and what was told before it (`told_before`
     names that by the answer's id); other content under a known id and data that breaks the schema are
     refused. No `(source, id)` may stand twice in one call.
     """
-    arrivals = [_arrival(event, answer_id) for event in events]
+    arrivals = _arrivals(events, answer_ids)
     fresh: list[InboundEvent] = []
     sightings = register_arrivals(step.connection, arrivals, now=step.now, all_new=step.all_new)
     for event, seen in zip(events, sightings, strict=True):
@@ -95,11 +97,22 @@ def _refuse_invalid(step: Step, event: InboundEvent, seen: Seen, rejection: Reje
         refuse(step, event, seen.answer_id, reason, data.detail, rejection=rejection)
 
 
-def _arrival(event: InboundEvent, answer_id: Callable[[InboundEvent], UUID | None]) -> Arrival:
-    envelope = event.envelope
-    answer = (
-        key_id("invalid", envelope.source, envelope.id, event.content_hash.hex())
-        if isinstance(event.data, InvalidData)
-        else answer_id(event)
-    )
-    return Arrival(envelope.source, envelope.id, envelope.type, event.content_hash, answer)
+def _arrivals(
+    events: Sequence[InboundEvent],
+    answer_ids: Callable[[Sequence[InboundEvent]], Iterable[UUID | None]],
+) -> list[Arrival]:
+    valid = [event for event in events if not isinstance(event.data, InvalidData)]
+    answers = iter(answer_ids(valid))
+    return [
+        Arrival(
+            envelope.source,
+            envelope.id,
+            envelope.type,
+            event.content_hash,
+            key_id("invalid", envelope.source, envelope.id, event.content_hash.hex())
+            if isinstance(event.data, InvalidData)
+            else next(answers),
+        )
+        for event in events
+        for envelope in (event.envelope,)
+    ]

@@ -1,6 +1,7 @@
 """Cut a batch so that no key stands twice in one set-based statement."""
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from itertools import chain
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -13,7 +14,8 @@ def in_rounds(items: Sequence[Item], keys_of: Callable[[Item], Iterable[Hashable
     A batch without repeats, the usual case, is one round.
     """
     keys_of_items = [tuple(keys_of(item)) for item in items]
-    if len({key for keys in keys_of_items for key in keys}) == sum(map(len, keys_of_items)):
+    all_keys = list(chain.from_iterable(keys_of_items))
+    if len(set(all_keys)) == len(all_keys):
         return [list(items)] if items else []
     rounds: list[list[Item]] = []
     next_round: dict[Hashable, int] = {}

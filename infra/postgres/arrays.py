@@ -9,11 +9,14 @@ digits and the escaped quotes; everything else goes as text.
 
 import struct
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import psycopg
+from msgspec.json import Encoder
 from psycopg.adapt import Buffer, Dumper
 from psycopg.pq import Format
 from psycopg.types import TypeInfo
@@ -151,8 +154,9 @@ def array_of(values: Sequence[object]) -> str | UuidArray | ByteaArray:
     if len(kinds) > 1:
         raise TypeError(f"one column has values of {sorted(kind.__name__ for kind in kinds)}")
     (kind,) = kinds
-    if kind is UUID:
-        return uuid_array(values)  # type: ignore[arg-type]  # they are all UUID or None
+    pack = _PACKERS.get(kind)
+    if pack is not None:
+        return pack(values)
     if kind is bytes and not nullable:
         return _bytea_array(values)  # type: ignore[arg-type]  # they are all bytes
     write = _LITERALS.get(kind)
@@ -161,6 +165,18 @@ def array_of(values: Sequence[object]) -> str | UuidArray | ByteaArray:
     if nullable:
         return "{" + ",".join(["NULL" if value is None else write(value) for value in values]) + "}"
     return "{" + ",".join(map(write, values)) + "}"
+
+
+def _time_array(values: Sequence[datetime | None]) -> str:
+    try:
+        in_utc = _UTC_ZONES.issuperset(map(_ZONE_OF, values))
+    except AttributeError:  # a None among them
+        in_utc = False
+    if in_utc:
+        # A JSON array of texts in double quotes is an array literal but for its brackets, and is written in a
+        # tenth of what `isoformat` takes. Another zone's offset would lose its seconds in it.
+        return "{" + _TIMES.encode(values).decode()[1:-1] + "}"
+    return "{" + ",".join(["NULL" if value is None else value.isoformat() for value in values]) + "}"
 
 
 def _quoted(value: str) -> str:
@@ -175,10 +191,14 @@ def _bytes(value: bytes) -> str:
     return f'"\\\\x{value.hex()}"'
 
 
+_TIMES = Encoder()
+_ZONE_OF = attrgetter("tzinfo")
+_UTC_ZONES = frozenset({UTC, ZoneInfo("UTC")})
+# Written all at once; every other kind value by value.
+_PACKERS: dict[type, Callable[[Any], str | UuidArray]] = {UUID: uuid_array, datetime: _time_array}
 _LITERALS: dict[type, Callable[[Any], str]] = {
     int: str,
     float: repr,
     bool: lambda value: "t" if value else "f",
-    datetime: datetime.isoformat,
     bytes: _bytes,
 }

@@ -20,6 +20,7 @@ from infra.postgres.bulk import columns_of, insert_unless_known
 from infra.postgres.tables import postings as postings_table
 from ledger.accounts import AccountKind
 from ledger.errors import ConflictingPosting, InvalidPosting
+from ledger.ids import derive_ids
 from ledger.postings import ACCOUNTS_OF, Posting
 
 # Which postings change what a seller can withdraw, and which way.
@@ -215,11 +216,12 @@ def _each_once(postings: Sequence[Posting]) -> dict[int, tuple[UUID, Posting]]:
     Raises:
         ConflictingPosting: one id stands here twice with different content.
     """
-    by_number: dict[int, tuple[UUID, Posting]] = {}
-    for posting in postings:
-        posting_id = posting.posting_id
-        if by_number.setdefault(posting_id.int, (posting_id, posting))[1] != posting:
-            raise ConflictingPosting(f"{posting.kind} of {posting.cause_id} stands twice, not the same")
+    ids = derive_ids([posting.kind for posting in postings], [posting.cause_id for posting in postings])
+    by_number = {id_.int: (id_, posting) for id_, posting in zip(ids, postings, strict=True)}
+    if len(by_number) < len(postings):
+        for id_, posting in zip(ids, postings, strict=True):
+            if by_number[id_.int][1] != posting:
+                raise ConflictingPosting(f"{posting.kind} of {posting.cause_id} stands twice, not the same")
     return by_number
 
 

@@ -117,7 +117,9 @@ class BatchRunner:
             )
 
     def _attempt(self, handle: BatchHandler, batch: Batch, positions: Sequence[int]) -> _Failed | None:
-        deliveries = [batch.deliveries[position] for position in positions]
+        deliveries = batch.deliveries
+        if len(positions) < len(deliveries):
+            deliveries = [deliveries[position] for position in positions]
         recoveries = 0
         while not batch.abandoned:
             try:

@@ -2,13 +2,16 @@
 From a queue to batches.
 
 A consumer owns one connection at a time. What the connection has delivered waits in a buffer; a batch takes
-what is there when a worker thread can use it, up to a bound, and never waits for more. So batches are small
-when little comes in and grow by themselves when much does.
+what is there, up to a bound, as soon as nothing of the queue is being worked on. While a batch is at work the
+next one grows: until that one ends, until it is full, or for `GROW_SECONDS`, whatever comes first. So batches
+are small when little comes in and grow by themselves when much does, and nothing waits for something that may
+never come.
 
 A batch belongs to the channel that delivered it. After a reconnect the same delivery tags mean other
 messages, so an acknowledgement that comes late is dropped with its channel.
 """
 
+import math
 import random
 import threading
 import time
@@ -37,6 +40,9 @@ MAX_RECONNECT_SECONDS = 10.0
 # much is some two thousand orders in full, or thirteen thousand that a command names: enough to share what a
 # transaction costs, and few enough to keep it short.
 EVENT_BATCH_BYTES, COMMAND_BATCH_BYTES = 1536 << 10, 512 << 10
+# A batch costs as much as some hundreds of orders before it has done anything, so one batch of what has come
+# is quicker than two. But one that waits, for a lock or a bank, must not keep the other threads idle.
+GROW_SECONDS = 0.1
 # So often is read before a batch is made; a read takes a hundred KiB or so.
 _MOST_READS = 16
 # After this long a steady connection has earned a quick first reconnect again.
@@ -79,6 +85,16 @@ class BatchMessage(MessageProxy):
         )
         self.batch = batch
         self.consumer = consumer
+
+
+class _Waiting:
+    """What has come for one actor, in order, and how many bytes its bodies have."""
+
+    __slots__ = ("buffered", "size")
+
+    def __init__(self) -> None:
+        self.buffered: deque[Buffered] = deque()
+        self.size = 0
 
 
 class QueueConsumer(Consumer):
@@ -125,8 +141,9 @@ class QueueConsumer(Consumer):
         self._idle_seconds = idle_seconds
         self._lock = threading.Lock()
         self._unfinished_batches = 0
+        self._taken_at = 0.0
         self._session: Session | None = None
-        self._buffers: OrderedDict[str, deque[Buffered]] = OrderedDict()
+        self._buffers: OrderedDict[str, _Waiting] = OrderedDict()
         self._failures = 0
         self._queue_missing = False
         self._connect_at = 0.0
@@ -169,7 +186,7 @@ class QueueConsumer(Consumer):
                 self._read_what_came(session)
                 if (message := self._take(session)) is not None:
                     return message
-            session.pump(max(0.0, deadline - time.monotonic()))
+            session.pump(self._pause_seconds(deadline))
             self._sort(session)
             return self._take(session)
         except LOST_SESSION as error:
@@ -246,14 +263,39 @@ class QueueConsumer(Consumer):
         delivered = session.delivered
         while delivered:
             buffered = delivered.popleft()
-            self._buffers.setdefault(self._choose_actor(buffered.delivery), deque()).append(buffered)
+            actor_name = self._choose_actor(buffered.delivery)
+            waiting = self._buffers.get(actor_name)
+            if waiting is None:
+                waiting = self._buffers[actor_name] = _Waiting()
+            waiting.buffered.append(buffered)
+            waiting.size += len(buffered.delivery.body)
 
     def _is_full(self) -> bool:
         """Whether the next batch would be as large as it can get."""
         waiting = next(iter(self._buffers.values()))
-        if len(waiting) >= self._batch_bound or waiting[0].delivery.redelivered:
-            return True
-        return sum(len(buffered.delivery.body) for buffered in waiting) > self._batch_bytes
+        return (
+            waiting.size > self._batch_bytes
+            or len(waiting.buffered) >= self._batch_bound
+            or waiting.buffered[0].delivery.redelivered
+        )
+
+    def _growing_seconds(self, now: float) -> float:
+        """How much longer the next batch may grow, while another is at work and somebody is free."""
+        if self._unfinished_batches >= self._batches_ahead - 1:
+            # Nobody is free: it grows until one of those at work ends.
+            return math.inf
+        return self._taken_at + GROW_SECONDS - now
+
+    def _pause_seconds(self, deadline: float) -> float:
+        """How long to wait for what comes; whatever else lets a batch be taken wakes us."""
+        now = time.monotonic()
+        if not self._takes_batches:
+            return max(0.0, deadline - now)
+        return max(0.0, min(deadline - now, self._growing_seconds(now)))
+
+    @property
+    def _takes_batches(self) -> bool:
+        return bool(self._buffers) and self._availability.open and not self._stopping.is_set()
 
     def _read_what_came(self, session: Session) -> None:
         """Read until nothing more lies there, or enough for a batch of each kind."""
@@ -264,29 +306,37 @@ class QueueConsumer(Consumer):
             self._sort(session)
 
     def _take(self, session: Session) -> BatchMessage | None:
-        if not self._buffers or not self._availability.open or self._stopping.is_set():
+        if not self._takes_batches:
             return None
         with self._lock:
             if self._unfinished_batches >= self._batches_ahead:
                 return None
-            # Nobody is free: what has come may as well grow until somebody is.
-            if self._unfinished_batches >= self._batches_ahead - 1 > 0 and not self._is_full():
+            now = time.monotonic()
+            if self._unfinished_batches and self._growing_seconds(now) > 0 and not self._is_full():
                 return None
             if not self._unfinished_batches:
-                self._progress_at = time.monotonic()
+                self._progress_at = now
             self._unfinished_batches += 1
+            self._taken_at = now
         actor_name, waiting = self._buffers.popitem(last=False)
-        taken = [waiting.popleft()]
-        size = len(taken[0].delivery.body)
-        # What was delivered before may be what broke its worker; it is handled on its own.
-        if not taken[0].delivery.redelivered:
-            while waiting and len(taken) < self._batch_bound and not waiting[0].delivery.redelivered:
-                size += len(waiting[0].delivery.body)
-                if size > self._batch_bytes:
-                    break
-                taken.append(waiting.popleft())
-        if waiting:
+        taken = self._cut(waiting)
+        if waiting.buffered:
             # To the end: the actors of one queue take turns.
             self._buffers[actor_name] = waiting
         batch = Batch(session, [one.tag for one in taken], [one.delivery for one in taken])
         return BatchMessage(self._queue_name, actor_name, batch, self)
+
+    def _cut(self, waiting: _Waiting) -> list[Buffered]:
+        """Take the next batch from what waits, one message at least."""
+        buffered = waiting.buffered
+        taken = [buffered.popleft()]
+        size = len(taken[0].delivery.body)
+        # What was delivered before may be what broke its worker; it is handled on its own.
+        if not taken[0].delivery.redelivered:
+            while buffered and len(taken) < self._batch_bound and not buffered[0].delivery.redelivered:
+                if size + len(buffered[0].delivery.body) > self._batch_bytes:
+                    break
+                taken.append(buffered.popleft())
+                size += len(taken[-1].delivery.body)
+        waiting.size -= size
+        return taken

@@ -97,13 +97,13 @@ class _Batch(Struct, frozen=True):
     """
     Deliveries that are judged together.
 
-    They came before a moment of the monotonic clock, and `now` is when they are judged. `sent` counts the
-    messages that are seen for the first time by queue and by the second in which they were signed.
+    They came before a moment of the monotonic clock, and `now` is when they are judged. `sent` tells of each
+    message that is seen for the first time its queue and the second in which it was signed.
     """
 
     came_before: float
     now: datetime
-    sent: Counter[tuple[str, int]]
+    sent: list[tuple[str, int]]
 
 
 def _read(delivery: Delivery) -> _Read | _Refusal:
@@ -161,7 +161,7 @@ class Ingress:
         Raises:
             QuarantineUnavailable: the broker did not confirm; try the deliveries again.
         """
-        batch = _Batch(time.monotonic(), self._clock(), Counter())
+        batch = _Batch(time.monotonic(), self._clock(), [])
         admitted: list[InboundEvent] = []
         refused: list[tuple[Delivery, _Refusal]] = []
         read = [(delivery, _read(delivery)) for delivery in deliveries]
@@ -172,7 +172,7 @@ class Ingress:
             for delivery, one in read
         ]
         verdicts = self._judge_again(read, verdicts, senders, batch)
-        for (queue_name, timestamp), messages in batch.sent.items():
+        for (queue_name, timestamp), messages in Counter(batch.sent).items():
             # A sender's clock may be ahead of ours.
             waited = max(0.0, batch.now.timestamp() - timestamp)
             observe_alike(_wait_of(queue_name), waited, times=messages)
@@ -253,7 +253,7 @@ class Ingress:
             return _Refusal(QuarantineReason.WEBHOOK_ID_MISMATCH, "webhook-id is not the event's id")
         if delivery.attempt == 0:
             # A retry's time in a lane is no wait for a worker.
-            batch.sent[delivery.queue_name, verified.timestamp] += 1
+            batch.sent.append((delivery.queue_name, verified.timestamp))
         if read.orders is not None:
             return [
                 InboundEvent(kind, sender_id, sender.active, envelope, order, order.content_hash())

@@ -66,8 +66,11 @@ class VerifyingKey:
     material: bytes
     # Goes when the key goes.
     pads: "_Pads | None" = field(init=False, repr=False, compare=False)
+    # What stands before each of its signatures.
+    mark: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "mark", f"{self.scheme},")
         pads = _pads(self.material) if self.scheme is Scheme.HMAC_SHA256 else None
         object.__setattr__(self, "pads", pads)
 
@@ -222,12 +225,8 @@ def _headers(message_id: str, timestamp: int, scheme: Scheme, signature: bytes) 
     return {
         ID_HEADER: message_id,
         TIMESTAMP_HEADER: str(timestamp),
-        SIGNATURE_HEADER: _header_value(scheme, signature),
+        SIGNATURE_HEADER: f"{scheme},{_encode(signature)}",
     }
-
-
-def _header_value(scheme: Scheme, signature: bytes) -> str:
-    return scheme + "," + _encode(signature)
 
 
 def _texts(headers: Mapping[str, object]) -> tuple[str, str, str]:
@@ -288,11 +287,11 @@ class _Signatures:
     def fit(self, key: VerifyingKey, signed: bytes) -> bool:
         """Tell whether one of them is this key's."""
         # Most senders have keys of both schemes and sign with one.
-        if key.scheme + "," not in self._header:
+        if key.mark not in self._header:
             return False
         if key.pads is not None:
             digest = _hmac_sha256(key.pads, signed)
-            return hmac.compare_digest(_header_value(key.scheme, digest), self._header) or any(
+            return hmac.compare_digest(key.mark + _encode(digest), self._header) or any(
                 scheme is key.scheme and hmac.compare_digest(digest, raw) for scheme, raw in self.usable
             )
         return any(

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from msgspec import Struct
 
-from ledger.ids import derive_id
+from ledger.ids import derive_ids
 from ledger.money import fee_minor
 
 
@@ -64,35 +64,43 @@ class NewHold(Struct, frozen=True, gc=False):
     release_at: datetime
 
 
-def hold_id_of(payment_id: UUID, seller_id: str) -> UUID:
-    return derive_id(f"hold:{seller_id}", payment_id)
-
-
-def decide_holds(payment: Payment, *, now: datetime, day_seconds: int) -> list[NewHold]:
+def decide_holds(payments: Sequence[Payment], *, now: datetime, day_seconds: int) -> list[list[NewHold]]:
     """
-    One hold for each seller of the payment.
+    Of each payment, one hold for each of its sellers.
 
     The period is whole days of a stored length from now; seconds, not calendar days, so that no time
     zone can shorten it.
     """
-    release_at = now + timedelta(seconds=payment.protection_days * day_seconds)
+    ends = {
+        days: now + timedelta(seconds=days * day_seconds)
+        for days in {payment.protection_days for payment in payments}
+    }
+    ids = iter(
+        derive_ids(
+            [f"hold:{part.seller_id}" for payment in payments for part in payment.parts],
+            [payment.payment_id for payment in payments for _ in payment.parts],
+        )
+    )
     # By position, which is quicker, for every order.
     return [
-        NewHold(
-            hold_id_of(payment.payment_id, part.seller_id),
-            payment.payment_id,
-            payment.shop_id,
-            payment.order_id,
-            part.seller_id,
-            part.amount_minor,
-            payment.fee_bps,
-            payment.currency,
-            payment.protection_days,
-            day_seconds,
-            now,
-            release_at,
-        )
-        for part in payment.parts
+        [
+            NewHold(
+                next(ids),
+                payment.payment_id,
+                payment.shop_id,
+                payment.order_id,
+                part.seller_id,
+                part.amount_minor,
+                payment.fee_bps,
+                payment.currency,
+                payment.protection_days,
+                day_seconds,
+                now,
+                ends[payment.protection_days],
+            )
+            for part in payment.parts
+        ]
+        for payment in payments
     ]
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import repeat
 from typing import assert_never
 from uuid import UUID
 
@@ -11,7 +12,7 @@ import structlog
 from infra.observability.metrics import HOLDS_AWAITING_CREDIT, RELEASE_LAG_SECONDS
 from infra.postgres.step import Step, Steps, milliseconds_until
 from infra.rabbitmq.topology import ESCROW_RELEASE
-from ledger.ids import derive_id, each_once, key_id
+from ledger.ids import derive_ids, each_once, key_ids
 from ledger.postings import Posting, PostingKind
 from schemas.commands import HoldFunds, ReleaseHold
 from schemas.outgoing import (
@@ -68,11 +69,9 @@ def _hold_payments(
     step: Step, payment_ids: Sequence[UUID], *, day_seconds: int
 ) -> list[tuple[Payment, list[NewHold]]]:
     """Book the holds of payments that have none yet, and return them."""
-    decided = [
-        (payment, decide_holds(payment, now=step.now, day_seconds=day_seconds))
-        for payment in store.find_payments(step.connection, payment_ids)
-    ]
-    booked = [(payment, holds) for payment, holds in decided if holds]
+    payments = store.find_payments(step.connection, payment_ids)
+    decided = decide_holds(payments, now=step.now, day_seconds=day_seconds)
+    booked = [(payment, holds) for payment, holds in zip(payments, decided, strict=True) if holds]
     known = store.insert_holds(
         step.connection, [hold for _, holds in booked for hold in holds], all_new=step.all_new
     )
@@ -130,10 +129,11 @@ def _book_holds(step: Step, booked: Sequence[tuple[Payment, Sequence[NewHold]]])
             for hold in holds
         ]
     )
-    for payment, holds in booked:
+    # The ids that a repeat of the order looks for; see workers/payment/handlers.py, order_answer_ids.
+    event_ids = key_ids("order_answer", [(payment.shop_id, payment.order_id) for payment, _ in booked])
+    for event_id, (payment, holds) in zip(event_ids, booked, strict=True):
         step.emit_text(
-            # The id that a repeat of the order looks for; see workers/payment/handlers.py, order_answer_id.
-            key_id("order_answer", payment.shop_id, payment.order_id),
+            event_id,
             payment.shop_id,
             OrderHeld.TYPE,
             write_usual(
@@ -166,10 +166,11 @@ def _release(step: Step, releases: Sequence[Release]) -> None:
             if amount
         ]
     )
-    for release in releases:
+    event_ids = derive_ids(repeat("hold_released", len(releases)), [one.hold.hold_id for one in releases])
+    for event_id, release in zip(event_ids, releases, strict=True):
         hold = release.hold
         step.emit_text(
-            derive_id("hold_released", hold.hold_id),
+            event_id,
             hold.shop_id,
             HoldReleased.TYPE,
             write_usual(

@@ -6,6 +6,7 @@ A release, a freeze and a refund of one hold all lock its row first, so one of t
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -60,7 +61,7 @@ def receive_recourse(steps: Steps, events: Sequence[InboundEvent]) -> None:
     """Book `dispute.opened`, `dispute.resolved` and `refund.requested` events."""
     with steps.begin("receive_recourse") as step:
         for round_ in in_rounds(events, _keys):
-            fresh = take_in(step, round_, answer_id=_answer_id, rejection=_rejection)
+            fresh = take_in(step, round_, answer_ids=partial(map, _answer_id), rejection=_rejection)
             receive_round(step, fresh)
 
 

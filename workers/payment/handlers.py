@@ -1,6 +1,6 @@
 """The payment worker's steps: book what shops announce, confirm it by what banks report."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import assert_never
 from uuid import UUID
@@ -12,7 +12,7 @@ from infra.postgres.step import Step, Steps, milliseconds_until
 from infra.rabbitmq.ingress import InboundEvent
 from infra.rabbitmq.topology import ESCROW_HOLD, ESCROW_RELEASE, PAYMENT_MATCH, PAYOUT_BANK
 from ledger.accounts import HOUSE, NO_SELLER
-from ledger.ids import derive_id, key_id, new_id, new_ids
+from ledger.ids import derive_id, key_ids, new_id, new_ids
 from ledger.postings import Posting, PostingKind
 from schemas.bank_credited import BankCredited
 from schemas.bank_debited import BankDebited
@@ -50,9 +50,14 @@ class LostRace(Exception):
     """Another transaction took the same key between two statements; the batch is tried again."""
 
 
+def order_answer_ids(orders: Iterable[tuple[str, str]]) -> list[UUID]:
+    """Return the id of the one event that answers each order, held or rejected; of `(shop_id, order_id)`."""
+    return key_ids("order_answer", orders)
+
+
 def order_answer_id(shop_id: str, order_id: str) -> UUID:
-    """Return the id of the one event that answers an order: held or rejected."""
-    return key_id("order_answer", shop_id, order_id)
+    """Return `order_answer_ids` of one order."""
+    return order_answer_ids([(shop_id, order_id)])[0]
 
 
 def receive_orders(steps: Steps, events: Sequence[InboundEvent]) -> None:
@@ -73,7 +78,7 @@ def receive_bank_events(steps: Steps, events: Sequence[InboundEvent]) -> None:
     """
     with steps.begin("receive_bank_events") as step:
         for round_ in in_rounds(events, _line_keys):
-            fresh = take_in(step, round_, answer_id=_no_answer, rejection=_no_reply)
+            fresh = take_in(step, round_, answer_ids=_no_answers, rejection=_no_reply)
             _receive_credits(step, [event for event in fresh if isinstance(event.data, BankCredited)])
             _receive_debits(step, [event for event in fresh if isinstance(event.data, BankDebited)])
 
@@ -98,8 +103,8 @@ def _order_rejection(event: InboundEvent, reason: Reason, detail: str) -> OrderR
     return OrderRejected(order_id=order_id, event_id=event.envelope.id, reason=reason, detail=detail)
 
 
-def _answer_of_order(event: InboundEvent) -> UUID:
-    return order_answer_id(event.sender_id, _order(event).order_id)
+def _answers_of_orders(events: Sequence[InboundEvent]) -> list[UUID]:
+    return order_answer_ids([(event.sender_id, _order(event).order_id) for event in events])
 
 
 def _order(event: InboundEvent) -> OrderPaid | UsualOrder:
@@ -109,7 +114,7 @@ def _order(event: InboundEvent) -> OrderPaid | UsualOrder:
 
 
 def _receive_round(step: Step, events: Sequence[InboundEvent]) -> None:
-    fresh = take_in(step, events, answer_id=_answer_of_order, rejection=_order_rejection)
+    fresh = take_in(step, events, answer_ids=_answers_of_orders, rejection=_order_rejection)
     if not fresh:
         return
     shops = store.find_shop_terms(step.connection, {event.sender_id for event in fresh})
@@ -231,8 +236,8 @@ def _line(event: InboundEvent) -> BankCredited | BankDebited:
     return event.data
 
 
-def _no_answer(_event: InboundEvent) -> None:
-    return None
+def _no_answers(events: Sequence[InboundEvent]) -> list[None]:
+    return [None] * len(events)
 
 
 def _no_reply(_event: InboundEvent, _reason: Reason, _detail: str) -> None:

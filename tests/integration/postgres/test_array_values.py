@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -63,9 +64,23 @@ def test_every_kind_comes_back(connection: Connection, type_: str, values: list[
     assert back(connection, type_, array_of(values)) == values
 
 
-def test_times_keep_their_instant(connection: Connection) -> None:
-    there = datetime(2026, 11, 23, 9, 30, tzinfo=timezone(timedelta(hours=5, minutes=30)))
-    assert back(connection, "timestamptz", array_of([there])) == [there]
+_OFFSETS = st.timedeltas(min_value=timedelta(hours=-15), max_value=timedelta(hours=15)).map(
+    lambda offset: timezone(timedelta(seconds=int(offset.total_seconds())))
+)
+_A_DAY = timedelta(days=1)
+_ZONES = st.one_of(st.sampled_from([UTC, ZoneInfo("UTC")]), _OFFSETS)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.one_of(
+        st.lists(st.datetimes(datetime.min + _A_DAY, datetime.max - _A_DAY, timezones=zones))
+        for zones in (st.just(UTC), _ZONES)
+    )
+)
+def test_times_keep_their_instant(connection: Connection, times: list[datetime]) -> None:
+    """Also in a zone that is not whole minutes from UTC, as all were once."""
+    assert back(connection, "timestamptz", array_of(times)) == times
 
 
 @pytest.mark.parametrize("values", [[1, True], [1, "1"], [object()], [1.5, 1]])

@@ -261,11 +261,55 @@ def test_while_everybody_is_busy_a_batch_grows_and_a_full_one_is_handed_out(url:
         for _ in range(60):
             _command(url, b"later")
         (consumer,) = place.broker._consumers.values()
-        wait_until(lambda: sum(map(len, consumer._buffers.values())) == 20)
+        wait_until(lambda: sum(len(waiting.buffered) for waiting in consumer._buffers.values()) == 20)
         assert consumer._unfinished_batches == 2, "one at work, a full one ahead, the rest still growing"
         leave.set()
         wait_until(lambda: sum(sizes) == 61)
     assert sizes == [1, 40, 20]
+
+
+def _hanging_first(
+    sizes: list[int], entered: threading.Event, leave: threading.Event
+) -> Callable[[Sequence[Delivery]], None]:
+    def hang_first(deliveries: Sequence[Delivery]) -> None:
+        sizes.append(len(deliveries))
+        if len(sizes) == 1:
+            entered.set()
+            assert leave.wait(20)
+
+    return hang_first
+
+
+def test_while_a_batch_is_at_work_the_next_one_grows_though_somebody_is_free(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infra.rabbitmq.consumer.GROW_SECONDS", 60.0)
+    entered, leave, sizes = threading.Event(), threading.Event(), list[int]()
+    _command(url, b"first")
+    place = Workplace(url, threads=2, batch_bound=40, prefetch_batches=4)
+    with place.on("escrow.hold", Recorder(_hanging_first(sizes, entered, leave)), actor_name="hold_funds"):
+        assert entered.wait(20)
+        for _ in range(60):
+            _command(url, b"later")
+        (consumer,) = place.broker._consumers.values()
+        wait_until(lambda: sum(len(waiting.buffered) for waiting in consumer._buffers.values()) == 20)
+        wait_until(lambda: sizes == [1, 40])
+        leave.set()
+        wait_until(lambda: sum(sizes) == 61)
+    assert sizes == [1, 40, 20]
+
+
+def test_a_batch_that_takes_long_does_not_keep_the_others_waiting(url: str) -> None:
+    entered, leave, sizes = threading.Event(), threading.Event(), list[int]()
+    _command(url, b"first")
+    place = Workplace(url, threads=2, batch_bound=40, prefetch_batches=4)
+    with place.on("escrow.hold", Recorder(_hanging_first(sizes, entered, leave)), actor_name="hold_funds"):
+        assert entered.wait(20)
+        for count in (2, 3):
+            _command(url, b"later")
+            wait_until(lambda count=count: len(sizes) == count)
+        leave.set()
+    assert sizes == [1, 1, 1]
 
 
 def test_an_unfinished_batch_is_not_taken_along_by_a_later_one(url: str) -> None:

@@ -108,25 +108,38 @@ def test_what_the_seller_gets_and_the_fee_make_the_whole(remaining: int, bps: in
 def test_the_period_is_whole_days_of_the_stored_length(days: int) -> None:
     """Also over a change of summer time: 86,400 seconds, whatever a calendar says."""
     before_change = datetime(2026, 10, 24, 12, tzinfo=UTC)
-    for hold in decide_holds(a_payment(protection_days=days), now=before_change, day_seconds=86_400):
+    (holds,) = decide_holds([a_payment(protection_days=days)], now=before_change, day_seconds=86_400)
+    assert len(holds) == 2
+    for hold in holds:
         assert hold.held_at == before_change
         assert hold.release_at - hold.held_at == timedelta(seconds=days * 86_400)
 
 
 def test_each_seller_gets_a_hold_and_the_holds_make_the_payment() -> None:
-    holds = decide_holds(a_payment(), now=NOON, day_seconds=86_400)
+    (holds,) = decide_holds([a_payment()], now=NOON, day_seconds=86_400)
     assert [(hold.seller_id, hold.amount_minor) for hold in holds] == [("s-1", 700), ("s-2", 300)]
     assert len({hold.hold_id for hold in holds}) == 2
 
 
 def test_deciding_again_later_names_the_same_holds() -> None:
-    first = decide_holds(a_payment(), now=NOON, day_seconds=86_400)
-    again = decide_holds(a_payment(), now=NOON + timedelta(hours=1), day_seconds=86_400)
+    (first,) = decide_holds([a_payment()], now=NOON, day_seconds=86_400)
+    (again,) = decide_holds([a_payment()], now=NOON + timedelta(hours=1), day_seconds=86_400)
     assert [hold.hold_id for hold in first] == [hold.hold_id for hold in again]
 
 
+def test_payments_that_are_decided_together_get_what_each_would_get_alone() -> None:
+    payments = [
+        a_payment(protection_days=3),
+        a_payment(payment_id=UUID(int=8), protection_days=7, parts=()),
+        a_payment(payment_id=UUID(int=9), protection_days=7),
+    ]
+    together = decide_holds(payments, now=NOON, day_seconds=86_400)
+    assert together == [decide_holds([one], now=NOON, day_seconds=86_400)[0] for one in payments]
+    assert [len(holds) for holds in together] == [2, 0, 2]
+
+
 def test_alarms_are_grouped_by_period() -> None:
-    three = decide_holds(a_payment(protection_days=3), now=NOON, day_seconds=1)
-    seven = decide_holds(a_payment(payment_id=UUID(int=8), protection_days=7), now=NOON, day_seconds=1)
+    (three,) = decide_holds([a_payment(protection_days=3)], now=NOON, day_seconds=1)
+    (seven,) = decide_holds([a_payment(payment_id=UUID(int=8), protection_days=7)], now=NOON, day_seconds=1)
     groups = group_by_period([*three, *seven])
     assert groups == {3: [hold.hold_id for hold in three], 7: [hold.hold_id for hold in seven]}

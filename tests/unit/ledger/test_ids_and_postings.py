@@ -2,6 +2,7 @@
 
 import copy
 import time
+from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +13,7 @@ from msgspec.structs import replace
 
 from ledger.accounts import SELLER_KINDS
 from ledger.errors import InvalidPosting
-from ledger.ids import derive_id, key_id, new_id, new_ids
+from ledger.ids import derive_id, derive_ids, key_id, key_ids, new_id, new_ids
 from ledger.postings import ACCOUNTS_OF, MAX_AMOUNT_MINOR, Posting, PostingKind
 
 parents = st.uuids(version=4)
@@ -64,6 +65,34 @@ def test_a_batch_of_new_ids_has_as_many_as_were_asked_for() -> None:
     made = new_ids(1_000)
     assert {id_.version for id_ in made} == {7}
     assert len(set(made)) == 1_000
+
+
+@given(st.lists(st.tuples(kinds, parents)), st.lists(st.tuples(kinds, kinds)))
+def test_what_is_derived_for_a_batch_is_what_each_would_get_alone(
+    derived: list[tuple[str, UUID]], keys: list[tuple[str, str]]
+) -> None:
+    assert derive_ids([kind for kind, _ in derived], [parent for _, parent in derived]) == [
+        derive_id(kind, parent) for kind, parent in derived
+    ]
+    assert key_ids("order_answer", keys) == [key_id("order_answer", *parts) for parts in keys]
+
+
+@given(kinds, parents, st.tuples(kinds, kinds))
+def test_ids_are_those_that_lie_in_databases_already(kind: str, parent: UUID, parts: tuple[str, str]) -> None:
+    """By UUID's own constructor, from the rule as it is written down."""
+    hashed = sha256(kind.encode() + b"|" + parent.bytes).digest()
+    assert derive_id(kind, parent) == UUID(int=_as_version_8(parent.bytes[:6] + hashed[:10]))
+    assert key_id(kind, *parts) == UUID(
+        int=_as_version_8(sha256("\x1f".join((kind, *parts)).encode()).digest()[:16])
+    )
+
+
+def _as_version_8(raw: bytes) -> int:
+    """RFC 9562: the version in bits 48 to 51, the variant in bits 64 and 65."""
+    octets = bytearray(raw)
+    octets[6] = octets[6] & 0x0F | 0x80
+    octets[8] = octets[8] & 0x3F | 0x80
+    return int.from_bytes(octets, "big")
 
 
 def test_no_two_keys_collide_by_concatenation() -> None:

@@ -1,6 +1,7 @@
 """First step of everything that sellers ask: book the request, refuse what needs no password."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from uuid import UUID
 
 from infra.postgres.step import Step, Steps
@@ -33,7 +34,7 @@ def receive_withdrawals(
             fresh = take_in(
                 step,
                 round_,
-                answer_id=_withdrawal_answer,
+                answer_ids=partial(map, _withdrawal_answer),
                 rejection=_withdrawal_rejection,
                 told_before=other_event_ids,
             )
@@ -46,7 +47,9 @@ def receive_seller_events(
     """Book `seller.enrolled` and `seller.password_changed` events."""
     with steps.begin("receive_seller_events") as step:
         for round_ in in_rounds(events, lambda event: (event.key,)):
-            fresh = take_in(step, round_, answer_id=_seller_answer, rejection=_seller_rejection)
+            fresh = take_in(
+                step, round_, answer_ids=partial(map, _seller_answer), rejection=_seller_rejection
+            )
             _book_seller_requests(step, fresh, opener)
 
 
