@@ -78,7 +78,7 @@ class Length:
     """How much to measure."""
 
     rounds: int
-    # What is compared most narrowly takes seconds, so that its beginning and its end weigh little.
+    # An empty actor and what stands beside it: seconds of it, so that beginning and end weigh little.
     close_orders: int
     fast_orders: int
     slow_orders: int

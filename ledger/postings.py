@@ -1,5 +1,6 @@
 """One row of the ledger: so much, from the account debited to the account credited."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from uuid import UUID
 
@@ -7,7 +8,7 @@ from msgspec import Struct
 
 from ledger.accounts import NO_SELLER, SELLER_KINDS, AccountKind
 from ledger.errors import InvalidPosting
-from ledger.ids import derive_id
+from ledger.ids import derive_ids
 
 # One posting's bound by the contract; sums may be far larger.
 MAX_AMOUNT_MINOR = 10**15
@@ -129,7 +130,7 @@ class Posting(Struct, frozen=True, gc=False):
     @property
     def posting_id(self) -> UUID:
         """Computed each time: ask once."""
-        return derive_id(self.kind, self.cause_id)
+        return posting_ids([self])[0]
 
     @property
     def debit(self) -> AccountKind:
@@ -138,3 +139,8 @@ class Posting(Struct, frozen=True, gc=False):
     @property
     def credit(self) -> AccountKind:
         return ACCOUNTS_OF[self.kind][1]
+
+
+def posting_ids(postings: Sequence[Posting]) -> list[UUID]:
+    """Compute the ids of as many as a batch books: of each, from its kind and its cause."""
+    return derive_ids([posting.kind for posting in postings], [posting.cause_id for posting in postings])

@@ -102,7 +102,10 @@ def _arrivals(
     answer_ids: Callable[[Sequence[InboundEvent]], Iterable[UUID | None]],
 ) -> list[Arrival]:
     valid = [event for event in events if not isinstance(event.data, InvalidData)]
-    answers = iter(answer_ids(valid))
+    answers = list(answer_ids(valid))
+    if len(answers) != len(valid):
+        raise ValueError(f"{len(answers)} answers to {len(valid)} events")
+    in_turn = iter(answers)
     return [
         Arrival(
             envelope.source,
@@ -111,7 +114,7 @@ def _arrivals(
             event.content_hash,
             key_id("invalid", envelope.source, envelope.id, event.content_hash.hex())
             if isinstance(event.data, InvalidData)
-            else next(answers),
+            else next(in_turn),
         )
         for event in events
         for envelope in (event.envelope,)

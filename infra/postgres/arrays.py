@@ -9,11 +9,11 @@ digits and the escaped quotes; everything else goes as text.
 
 import struct
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from operator import attrgetter
 from typing import Any
 from uuid import UUID
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import psycopg
 from msgspec.json import Encoder
@@ -170,13 +170,21 @@ def array_of(values: Sequence[object]) -> str | UuidArray | ByteaArray:
 def _time_array(values: Sequence[datetime | None]) -> str:
     try:
         in_utc = _UTC_ZONES.issuperset(map(_ZONE_OF, values))
-    except AttributeError:  # a None among them
+    except (AttributeError, TypeError):  # a None among them, or a zone that can't be looked up
         in_utc = False
     if in_utc:
         # A JSON array of texts in double quotes is an array literal but for its brackets, and is written in a
         # tenth of what `isoformat` takes. Another zone's offset would lose its seconds in it.
         return "{" + _TIMES.encode(values).decode()[1:-1] + "}"
     return "{" + ",".join(["NULL" if value is None else value.isoformat() for value in values]) + "}"
+
+
+def _utc_zones() -> frozenset[tzinfo]:
+    """UTC as Python calls it, and as psycopg does where there is a zone database."""
+    try:
+        return frozenset({UTC, ZoneInfo("UTC")})
+    except ZoneInfoNotFoundError:
+        return frozenset({UTC})
 
 
 def _quoted(value: str) -> str:
@@ -193,7 +201,7 @@ def _bytes(value: bytes) -> str:
 
 _TIMES = Encoder()
 _ZONE_OF = attrgetter("tzinfo")
-_UTC_ZONES = frozenset({UTC, ZoneInfo("UTC")})
+_UTC_ZONES = _utc_zones()
 # Written all at once; every other kind value by value.
 _PACKERS: dict[type, Callable[[Any], str | UuidArray]] = {UUID: uuid_array, datetime: _time_array}
 _LITERALS: dict[type, Callable[[Any], str]] = {

@@ -20,8 +20,7 @@ from infra.postgres.bulk import columns_of, insert_unless_known
 from infra.postgres.tables import postings as postings_table
 from ledger.accounts import AccountKind
 from ledger.errors import ConflictingPosting, InvalidPosting
-from ledger.ids import derive_ids
-from ledger.postings import ACCOUNTS_OF, Posting
+from ledger.postings import ACCOUNTS_OF, Posting, posting_ids
 
 # Which postings change what a seller can withdraw, and which way.
 _MOVES_AVAILABLE = {
@@ -216,7 +215,7 @@ def _each_once(postings: Sequence[Posting]) -> dict[int, tuple[UUID, Posting]]:
     Raises:
         ConflictingPosting: one id stands here twice with different content.
     """
-    ids = derive_ids([posting.kind for posting in postings], [posting.cause_id for posting in postings])
+    ids = posting_ids(postings)
     by_number = {id_.int: (id_, posting) for id_, posting in zip(ids, postings, strict=True)}
     if len(by_number) < len(postings):
         for id_, posting in zip(ids, postings, strict=True):

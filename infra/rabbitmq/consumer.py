@@ -2,10 +2,10 @@
 From a queue to batches.
 
 A consumer owns one connection at a time. What the connection has delivered waits in a buffer; a batch takes
-what is there, up to a bound, as soon as nothing of the queue is being worked on. While a batch is at work the
-next one grows: until that one ends, until it is full, or for `GROW_SECONDS`, whatever comes first. So batches
-are small when little comes in and grow by themselves when much does, and nothing waits for something that may
-never come.
+what is there, up to a bound, as soon as nothing of the queue is being worked on. Else it grows: until nothing
+is being worked on, until it is full, or, where a worker thread is free for it, until `GROW_SECONDS` after the
+last batch was taken. So batches are small when little comes in and grow by themselves when much does.
+Messages of several kinds make no larger batch by waiting, so they don't.
 
 A batch belongs to the channel that delivered it. After a reconnect the same delivery tags mean other
 messages, so an acknowledgement that comes late is dropped with its channel.
@@ -271,23 +271,24 @@ class QueueConsumer(Consumer):
             waiting.size += len(buffered.delivery.body)
 
     def _is_full(self) -> bool:
-        """Whether the next batch would be as large as it can get."""
+        """Whether waiting would make the next batch no larger, or keep one of another kind from its turn."""
         waiting = next(iter(self._buffers.values()))
         return (
-            waiting.size > self._batch_bytes
+            len(self._buffers) > 1
+            or waiting.size > self._batch_bytes
             or len(waiting.buffered) >= self._batch_bound
             or waiting.buffered[0].delivery.redelivered
         )
 
     def _growing_seconds(self, now: float) -> float:
-        """How much longer the next batch may grow, while another is at work and somebody is free."""
+        """How much longer the next batch may grow at most, while another is at work."""
         if self._unfinished_batches >= self._batches_ahead - 1:
-            # Nobody is free: it grows until one of those at work ends.
+            # Nobody is free, at least until one of those at work ends.
             return math.inf
         return self._taken_at + GROW_SECONDS - now
 
     def _pause_seconds(self, deadline: float) -> float:
-        """How long to wait for what comes; whatever else lets a batch be taken wakes us."""
+        """How long to wait for what comes; a batch that ends wakes us before that."""
         now = time.monotonic()
         if not self._takes_batches:
             return max(0.0, deadline - now)

@@ -56,6 +56,7 @@ def test_ids_come_back(connection: Connection, values: Sequence[UUID | None]) ->
         ("bytea", [b"", b"\0", b"ab"]),
         ("bytea", [b"\0" * 32, b"\xff" * 32]),
         ("timestamptz", [datetime(2026, 11, 23, 8, 0, 0, 1, UTC), None]),
+        ("timestamptz", [None, datetime(2026, 11, 23, 8, tzinfo=ZoneInfo("UTC"))]),
         ("text", [None, None]),
         ("text", []),
     ],

@@ -55,17 +55,17 @@ def memory_alarm(node: PrivateRabbitMQ) -> Iterator[None]:
     them would let a message through any more.
     """
     alarm = "{resource_limit, memory, node()}"
-    node._evaluate(
-        f"rabbit_alarm:set_alarm({{{alarm}, []}}),"
-        " Wait = fun Wait(0) -> not_blocked;"
-        " Wait(Tries) ->"
-        " case [open || Reader <- rabbit_networking:connections(),"
-        " [{state, running}] <- [rabbit_reader:info(Reader, [state])]] of"
-        " [] -> ok;"
-        " _ -> timer:sleep(10), Wait(Tries - 1) end end,"
-        " Wait(2000)."
-    )
     try:
+        node._evaluate(
+            f"rabbit_alarm:set_alarm({{{alarm}, []}}),"
+            " Wait = fun Wait(0) -> not_blocked;"
+            " Wait(Tries) ->"
+            " case [open || Reader <- rabbit_networking:connections(),"
+            " [{state, running}] <- [(catch rabbit_reader:info(Reader, [state]))]] of"
+            " [] -> ok;"
+            " _ -> timer:sleep(10), Wait(Tries - 1) end end,"
+            " Wait(2000)."
+        )
         yield
     finally:
         node._evaluate(f"rabbit_alarm:clear_alarm({alarm}), ok.")

@@ -11,6 +11,7 @@ import pytest
 from rabbitmq_support import Poison, Recorder, TryLater, Workplace, amqp, depth, read, send, wait_until
 
 from infra.rabbitmq.broker import CommandNotPublished, NotACommand
+from infra.rabbitmq.consumer import QueueConsumer
 from infra.rabbitmq.messages import Delivery
 
 
@@ -245,6 +246,11 @@ def test_batches_of_two_threads_finish_in_any_order_and_all_are_acknowledged(url
     assert depth(url, "escrow.hold") == 0
 
 
+def _in_hand(consumer: QueueConsumer) -> int:
+    """How many messages wait for a batch of theirs; a copy first, since the consumer's thread goes on."""
+    return sum(len(waiting.buffered) for waiting in list(consumer._buffers.values()))
+
+
 def test_while_everybody_is_busy_a_batch_grows_and_a_full_one_is_handed_out(url: str) -> None:
     entered, leave = threading.Event(), threading.Event()
     sizes: list[int] = []
@@ -261,8 +267,8 @@ def test_while_everybody_is_busy_a_batch_grows_and_a_full_one_is_handed_out(url:
         for _ in range(60):
             _command(url, b"later")
         (consumer,) = place.broker._consumers.values()
-        wait_until(lambda: sum(len(waiting.buffered) for waiting in consumer._buffers.values()) == 20)
-        assert consumer._unfinished_batches == 2, "one at work, a full one ahead, the rest still growing"
+        # One at work, a full one ahead, the rest still growing.
+        wait_until(lambda: (consumer._unfinished_batches, _in_hand(consumer)) == (2, 20))
         leave.set()
         wait_until(lambda: sum(sizes) == 61)
     assert sizes == [1, 40, 20]
@@ -292,11 +298,30 @@ def test_while_a_batch_is_at_work_the_next_one_grows_though_somebody_is_free(
         for _ in range(60):
             _command(url, b"later")
         (consumer,) = place.broker._consumers.values()
-        wait_until(lambda: sum(len(waiting.buffered) for waiting in consumer._buffers.values()) == 20)
         wait_until(lambda: sizes == [1, 40])
+        wait_until(lambda: _in_hand(consumer) == 20)
         leave.set()
         wait_until(lambda: sum(sizes) == 61)
     assert sizes == [1, 40, 20]
+
+
+def test_messages_of_another_kind_do_not_wait_for_a_batch_to_grow(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of each kind waits behind a batch that is at work; neither makes the other's batch larger."""
+    monkeypatch.setattr("infra.rabbitmq.consumer.GROW_SECONDS", 60.0)
+    entered, leave, sizes = threading.Event(), threading.Event(), list[int]()
+    other = Recorder()
+    place = Workplace(url, threads=2).on("escrow.release", other, actor_name="settle_claims")
+    send(url, "holdfast.deliver", "escrow.release", b"first", type="release_hold")
+    hang = Recorder(_hanging_first(sizes, entered, leave))
+    with place.on("escrow.release", hang, actor_name="release_hold"):
+        assert entered.wait(20)
+        send(url, "holdfast.deliver", "escrow.release", b"other", type="settle_claims")
+        send(url, "holdfast.deliver", "escrow.release", b"later", type="release_hold")
+        wait_until(lambda: other.bodies == [b"other"])
+        leave.set()
+        wait_until(lambda: sizes == [1, 1])
 
 
 def test_a_batch_that_takes_long_does_not_keep_the_others_waiting(url: str) -> None:
