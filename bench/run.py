@@ -266,7 +266,7 @@ def main(arguments: Sequence[str]) -> int:
         length = replace(length, rounds=chosen.rounds)
     terminal = Console()
     # Where output is no terminal, nothing is cut to fit one.
-    console = terminal if terminal.is_terminal else Console(width=110)
+    console = terminal if terminal.is_terminal else Console(width=140)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     parts = [chosen.part] if chosen.part else ["ratios"] if chosen.only else PARTS
     try:
