@@ -91,6 +91,16 @@ def key_ids(kind: str, keys: Iterable[tuple[str, ...]]) -> list[UUID]:
     )
 
 
+def order_answer_ids(orders: Iterable[tuple[str, str]]) -> list[UUID]:
+    """Compute the id of the one event that answers each order, held or rejected; of `(shop_id, order_id)`."""
+    return key_ids("order_answer", orders)
+
+
+def order_answer_id(shop_id: str, order_id: str) -> UUID:
+    """Compute `order_answer_ids` of one order."""
+    return order_answer_ids([(shop_id, order_id)])[0]
+
+
 def each_once(ids: Iterable[UUID]) -> list[UUID]:
     """Return ids in the order in which rows are locked, each once."""
     # By number: what UUID itself does to hash and to compare is a call in Python each time.

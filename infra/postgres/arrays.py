@@ -131,7 +131,7 @@ def text_array(values: Sequence[str | None]) -> str:
     try:
         joined = _SEPARATOR.join(values)  # type: ignore[arg-type]  # a None among them raises TypeError
     except TypeError:
-        return "{" + ",".join(["NULL" if value is None else _quoted(value) for value in values]) + "}"
+        return _array_literal(values, _quoted)
     if joined.count(_SEPARATOR) != len(values) - 1:
         return "{" + ",".join([_quoted(value) for value in values if value is not None]) + "}"
     return '{"' + _escaped(joined).replace(_SEPARATOR, '","') + '"}'
@@ -162,9 +162,7 @@ def array_of(values: Sequence[object]) -> str | UuidArray | ByteaArray:
     write = _LITERALS.get(kind)
     if write is None:
         raise TypeError(f"no array literal for {kind.__name__}")
-    if nullable:
-        return "{" + ",".join(["NULL" if value is None else write(value) for value in values]) + "}"
-    return "{" + ",".join(map(write, values)) + "}"
+    return _array_literal(values, write)
 
 
 def _time_array(values: Sequence[datetime | None]) -> str:
@@ -176,7 +174,11 @@ def _time_array(values: Sequence[datetime | None]) -> str:
         # A JSON array of texts in double quotes is an array literal but for its brackets, and is written in a
         # tenth of what `isoformat` takes. Another zone's offset would lose its seconds in it.
         return "{" + _TIMES.encode(values).decode()[1:-1] + "}"
-    return "{" + ",".join(["NULL" if value is None else value.isoformat() for value in values]) + "}"
+    return _array_literal(values, datetime.isoformat)
+
+
+def _array_literal(values: Sequence[Any], write: Callable[[Any], str]) -> str:
+    return "{" + ",".join(["NULL" if value is None else write(value) for value in values]) + "}"
 
 
 def _utc_zones() -> frozenset[tzinfo]:

@@ -270,14 +270,14 @@ class QueueConsumer(Consumer):
             waiting.buffered.append(buffered)
             waiting.size += len(buffered.delivery.body)
 
-    def _is_full(self) -> bool:
-        """Whether waiting would make the next batch no larger, or keep one of another kind from its turn."""
+    def _gains_by_waiting(self) -> bool:
+        """Whether the next batch may still grow, and keeps none of another kind from its turn."""
         waiting = next(iter(self._buffers.values()))
         return (
-            len(self._buffers) > 1
-            or waiting.size > self._batch_bytes
-            or len(waiting.buffered) >= self._batch_bound
-            or waiting.buffered[0].delivery.redelivered
+            len(self._buffers) == 1
+            and waiting.size <= self._batch_bytes
+            and len(waiting.buffered) < self._batch_bound
+            and not waiting.buffered[0].delivery.redelivered
         )
 
     def _growing_seconds(self, now: float) -> float:
@@ -313,7 +313,7 @@ class QueueConsumer(Consumer):
             if self._unfinished_batches >= self._batches_ahead:
                 return None
             now = time.monotonic()
-            if self._unfinished_batches and self._growing_seconds(now) > 0 and not self._is_full():
+            if self._unfinished_batches and self._growing_seconds(now) > 0 and self._gains_by_waiting():
                 return None
             if not self._unfinished_batches:
                 self._progress_at = now

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from ledger.ids import attempt_suffix, derive_id, key_id, refund_part_id
+from ledger.ids import attempt_suffix, derive_id, key_id, order_answer_id, refund_part_id
 from ledger.money import format_minor
 from ledger.postings import PostingKind
 from schemas.currencies import CURRENCY_DIGITS
@@ -329,7 +329,7 @@ def _order_event_ids(
     refunds: Iterable[Row],
 ) -> list[UUID]:
     """Name every event that handlers may have emitted about an order; see where they emit them."""
-    ids = [key_id("order_answer", shop_id, order_id)]
+    ids = [order_answer_id(shop_id, order_id)]
     ids += [derive_id("order_funded", row["credit_id"]) for row in credits_]
     ids += [derive_id("hold_released", hold_id) for hold_id in hold_ids]
     for row in disputes:

@@ -12,7 +12,7 @@ import structlog
 from infra.observability.metrics import HOLDS_AWAITING_CREDIT, RELEASE_LAG_SECONDS
 from infra.postgres.step import Step, Steps, milliseconds_until
 from infra.rabbitmq.topology import ESCROW_RELEASE
-from ledger.ids import derive_ids, each_once, key_ids
+from ledger.ids import derive_ids, each_once, order_answer_ids
 from ledger.postings import Posting, PostingKind
 from schemas.commands import HoldFunds, ReleaseHold
 from schemas.outgoing import (
@@ -129,8 +129,7 @@ def _book_holds(step: Step, booked: Sequence[tuple[Payment, Sequence[NewHold]]])
             for hold in holds
         ]
     )
-    # The ids that a repeat of the order looks for; see workers/payment/handlers.py, order_answer_ids.
-    event_ids = key_ids("order_answer", [(payment.shop_id, payment.order_id) for payment, _ in booked])
+    event_ids = order_answer_ids((payment.shop_id, payment.order_id) for payment, _ in booked)
     for event_id, (payment, holds) in zip(event_ids, booked, strict=True):
         step.emit_text(
             event_id,

@@ -1,6 +1,6 @@
 """The payment worker's steps: book what shops announce, confirm it by what banks report."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import assert_never
 from uuid import UUID
@@ -12,7 +12,7 @@ from infra.postgres.step import Step, Steps, milliseconds_until
 from infra.rabbitmq.ingress import InboundEvent
 from infra.rabbitmq.topology import ESCROW_HOLD, ESCROW_RELEASE, PAYMENT_MATCH, PAYOUT_BANK
 from ledger.accounts import HOUSE, NO_SELLER
-from ledger.ids import derive_id, key_ids, new_id, new_ids
+from ledger.ids import derive_id, new_id, new_ids, order_answer_id, order_answer_ids
 from ledger.postings import Posting, PostingKind
 from schemas.bank_credited import BankCredited
 from schemas.bank_debited import BankDebited
@@ -48,16 +48,6 @@ _ORDERS = (UsualOrder, OrderPaid)
 
 class LostRace(Exception):
     """Another transaction took the same key between two statements; the batch is tried again."""
-
-
-def order_answer_ids(orders: Iterable[tuple[str, str]]) -> list[UUID]:
-    """Return the id of the one event that answers each order, held or rejected; of `(shop_id, order_id)`."""
-    return key_ids("order_answer", orders)
-
-
-def order_answer_id(shop_id: str, order_id: str) -> UUID:
-    """Return `order_answer_ids` of one order."""
-    return order_answer_ids([(shop_id, order_id)])[0]
 
 
 def receive_orders(steps: Steps, events: Sequence[InboundEvent]) -> None:
