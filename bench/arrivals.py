@@ -125,8 +125,10 @@ class Arrivals:
             raise MeasurementFailed("the broker did not take an order")
 
 
-def measure_latency(there: Installation, rates: Sequence[float], seconds: float) -> list[Latencies]:
-    """Measure at each rate for so long, after a short warm-up."""
+def measure_latency(
+    there: Installation, rates: Sequence[float], *, seconds: float, at_least_orders: int
+) -> list[Latencies]:
+    """Measure at each rate for so long, and longer where fewer orders would come; after a short warm-up."""
     results = []
     answers = Answers(there.broker_url)
     with there.running() as workers, answers.reading():
@@ -134,7 +136,7 @@ def measure_latency(there: Installation, rates: Sequence[float], seconds: float)
         warm_up.run()
         warm_up.latencies(answers, workers)
         for rate in rates:
-            arrivals = Arrivals(there, rate=rate, seconds=max(seconds, 200 / rate))
+            arrivals = Arrivals(there, rate=rate, seconds=max(seconds, at_least_orders / rate))
             arrivals.run()
             results.append(arrivals.latencies(answers, workers))
     return results

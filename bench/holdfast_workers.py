@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,6 +17,7 @@ import psycopg
 from baselines import PERIOD_SECONDS, WARM_UP_ORDERS, clean_environment
 from drain import Drained, MeasurementFailed, Workers, drain, publish_all, started, wait_for_files
 from orders import SHOP, Order, ShopKeys, batch_events, make_orders, single_events
+from prepared_books import book_past, partition_postings
 from servers import CHECKOUT, Servers
 
 from infra.rabbitmq import topology
@@ -27,8 +29,13 @@ _PROGRAMS = Path(sys.prefix) / "bin"
 _COUNT_SECONDS = 0.05
 WORKERS = ("payment", "escrow", "relay")
 
-# Fills the books before the workers start; given the database's URL.
-Prepare = Callable[[str], None]
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What the ledger holds before: so many postings, in one table or partitioned by time."""
+
+    postings: int = 0
+    partitioned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +69,47 @@ class Installation:
 
 
 @contextmanager
-def installed(servers: Servers, *, day_seconds: int = DAY_SECONDS, **settings: str) -> Iterator[Installation]:
-    """Yield an installation of its own; the shop's word is enough for a release."""
-    with ExitStack() as leaving:
-        environment = {
-            **clean_environment(),
-            "HOLDFAST_BROKER_URL": leaving.enter_context(servers.vhost()),
-            "HOLDFAST_DATABASE_URL": leaving.enter_context(servers.database()),
-            "HOLDFAST_ENCRYPTION_KEY": base64.b64encode(secrets.token_bytes(32)).decode(),
-            "HOLDFAST_PROTECTION_DAY_SECONDS": str(day_seconds),
-            "HOLDFAST_LOG_FORMAT": "json",
-            **{f"HOLDFAST_{name.upper()}": value for name, value in settings.items()},
-        }
-        keys = ShopKeys()
-        _register_shop(environment, keys, servers.folder, day_seconds)
-        yield Installation(environment, keys, servers)
+def installed(
+    servers: Servers, *, day_seconds: int = DAY_SECONDS, past: Past = Past(), **settings: str
+) -> Iterator[Installation]:
+    """
+    Yield an installation of its own; the shop's word is enough for a release.
+
+    Its database is a copy of one that is set up once in a run: that takes longer than many a measurement.
+    """
+    keys, encryption_key = _secrets()
+    environment = {
+        **clean_environment(),
+        "HOLDFAST_ENCRYPTION_KEY": encryption_key,
+        "HOLDFAST_PROTECTION_DAY_SECONDS": str(day_seconds),
+        "HOLDFAST_LOG_FORMAT": "json",
+        **{f"HOLDFAST_{name.upper()}": value for name, value in settings.items()},
+    }
+
+    def fill(database_url: str) -> None:
+        with servers.vhost() as broker_url:
+            topology.apply(broker_url, day_seconds)
+            urls = {"HOLDFAST_BROKER_URL": broker_url, "HOLDFAST_DATABASE_URL": database_url}
+            _set_up({**environment, **urls}, keys, servers.folder)
+        if past.partitioned:
+            partition_postings(database_url, past.postings)
+        book_past(database_url, past.postings)
+
+    template = servers.template((day_seconds, past), fill)
+    with servers.vhost() as broker_url, servers.database(template) as database_url:
+        topology.apply(broker_url, day_seconds)
+        topology.declare_shop_queue(broker_url, SHOP)
+        yield Installation(
+            {**environment, "HOLDFAST_BROKER_URL": broker_url, "HOLDFAST_DATABASE_URL": database_url},
+            keys,
+            servers,
+        )
+
+
+@cache
+def _secrets() -> tuple[ShopKeys, str]:
+    """Make the shop's keys and the encryption key of this run."""
+    return ShopKeys(), base64.b64encode(secrets.token_bytes(32)).decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +121,7 @@ class Holdfast:
     sellers: int = 10_000
     releases: bool = False
     workers: Sequence[str] = WORKERS
-    prepare: Prepare | None = None
+    past: Past = Past()
     settings: Mapping[str, str] = field(default_factory=dict)
     # What watches the workers while they drain.
     meanwhile: Callable[[Workers], AbstractContextManager[None]] = nullcontext
@@ -96,9 +129,9 @@ class Holdfast:
     def measure(self, servers: Servers, orders: int) -> Drained:
         day_seconds = 1 if self.releases else DAY_SECONDS
         with ExitStack() as leaving:
-            there = leaving.enter_context(installed(servers, day_seconds=day_seconds, **self.settings))
-            if self.prepare is not None:
-                self.prepare(there.database_url)
+            there = leaving.enter_context(
+                installed(servers, day_seconds=day_seconds, past=self.past, **self.settings)
+            )
             workers = leaving.enter_context(there.running(self.workers))
             made = make_orders(WARM_UP_ORDERS + orders, sellers=self.sellers)
             database = leaving.enter_context(psycopg.connect(there.database_url, autocommit=True))
@@ -130,11 +163,10 @@ def _count(database: psycopg.Connection, condition: str) -> int:
     return int(row[0]) if row else 0
 
 
-def _register_shop(environment: Mapping[str, str], keys: ShopKeys, folder: Path, day_seconds: int) -> None:
+def _set_up(environment: Mapping[str, str], keys: ShopKeys, folder: Path) -> None:
     secret = folder / "shop.hmac"
     secret.touch(mode=0o600)
     secret.write_text(keys.hmac_text + "\n", encoding="ascii")
-    topology.apply(environment["HOLDFAST_BROKER_URL"], day_seconds)
     for arguments in (
         ["migrate"],
         ["shop", "add", SHOP, "--protection-days", "3", "--funding", "announced"],

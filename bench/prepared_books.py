@@ -1,6 +1,8 @@
 """Books that have a past: postings that were booked before, and holds that wait for their time."""
 
 from datetime import datetime
+from itertools import pairwise
+from typing import LiteralString
 
 import psycopg
 from orders import CURRENCY, SHOP
@@ -24,6 +26,19 @@ _POSTINGS = """
                           amount_minor, booked_at)
     SELECT {id}, '{kind}', {cause}, %(shop)s, {seller}, %(currency)s, '{debit}', '{credit}', 100, now()
     FROM generate_series(CAST(%(first)s AS int), CAST(%(last)s AS int)) AS i
+"""
+
+
+_MONTHS = 12
+_VIEWS_OF_POSTINGS = """
+    SELECT DISTINCT c.relname, pg_get_viewdef(c.oid) FROM pg_depend AS d
+    JOIN pg_rewrite AS r ON d.classid = CAST('pg_rewrite' AS regclass) AND r.oid = d.objid
+    JOIN pg_class AS c ON c.oid = r.ev_class
+    WHERE d.refobjid = CAST('postings' AS regclass)
+"""
+_TRIGGERS_OF_POSTINGS = """
+    SELECT tgname, pg_get_triggerdef(oid) FROM pg_trigger
+    WHERE tgrelid = CAST('postings' AS regclass) AND NOT tgisinternal
 """
 
 
@@ -66,6 +81,8 @@ _HOLDS = f"""
 
 def book_past(database_url: str, postings: int) -> None:
     """Book so many postings, two an order, all sealed and chained."""
+    if not postings:
+        return
     with psycopg.connect(database_url, autocommit=True) as database:
         for first, last in _chunks(postings // 2):
             values = {"shop": SHOP, "currency": CURRENCY, "first": first, "last": last}
@@ -73,6 +90,38 @@ def book_past(database_url: str, postings: int) -> None:
             database.execute(_HELD, values)
         database.execute("VACUUM ANALYZE postings")
     _seal(database_url)
+
+
+def partition_postings(database_url: str, postings: int) -> None:
+    """
+    Put a table of the same columns, keys and indexes in the place of `postings`, partitioned by time.
+
+    By `posting_id`, which begins with its order's time, and is only unique if it is the partitions' key.
+    Twelve partitions for what `book_past` books, as months of a year, and one for what comes now.
+    """
+    with psycopg.connect(database_url) as database:
+        views = _definitions(database, _VIEWS_OF_POSTINGS)
+        triggers = _definitions(database, _TRIGGERS_OF_POSTINGS)
+        database.execute("ALTER TABLE postings RENAME TO postings_before")
+        database.execute(
+            "CREATE TABLE postings (LIKE postings_before INCLUDING ALL) PARTITION BY RANGE (posting_id)"
+        )
+        edges = [_BASE_MS + postings // 2 * month // _MONTHS + 1 for month in range(1, _MONTHS + 1)]
+        bounds = ["MINVALUE", *(f"'{edge:012x}-0000-0000-0000-000000000000'" for edge in edges), "MAXVALUE"]
+        for number, (first, end) in enumerate(pairwise(bounds)):
+            database.execute(
+                f"CREATE TABLE postings_{number} PARTITION OF postings FOR VALUES FROM ({first}) TO ({end})"
+            )
+        for name, definition in views:
+            database.execute(f"CREATE OR REPLACE VIEW {name} AS {definition}")
+        for _, definition in triggers:
+            database.execute(definition)
+        # Refused if anything still belongs to it.
+        database.execute("DROP TABLE postings_before")
+
+
+def _definitions(database: psycopg.Connection, query: LiteralString) -> list[tuple[str, str]]:
+    return [(str(name), str(definition)) for name, definition in database.execute(query)]
 
 
 def book_holds(

@@ -3,7 +3,7 @@
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,7 @@ class Servers:
         self._rabbitmq = rabbitmq
         self._postgres = postgres
         self.folder = folder
+        self._templates: dict[Hashable, str] = {}
 
     @contextmanager
     def vhost(self) -> Iterator[str]:
@@ -50,6 +51,15 @@ class Servers:
             yield self._rabbitmq.url(name)
         finally:
             self._rabbitmq.delete_vhost(name)
+
+    def template(self, key: Hashable, fill: Callable[[str], None]) -> str:
+        """Return a database to be copied; `fill`, given its URL, fills it the first time its key is named."""
+        if key not in self._templates:
+            name = f"bench_template_{secrets.token_hex(4)}"
+            self._postgres.create_database(name)
+            fill(self._postgres.url(name))
+            self._templates[key] = name
+        return self._templates[key]
 
     @contextmanager
     def database(self, template: str = "template0") -> Iterator[str]:

@@ -1,5 +1,5 @@
 """
-A release storm: a great many holds come due within one minute, while new orders go on arriving.
+A release storm: a great many holds come due within a minute, while new orders go on arriving.
 
 The alarms lie in the broker as they would: one message for up to 512 holds, in the delay lanes.
 """
@@ -22,9 +22,10 @@ from infra.rabbitmq.topology import ESCROW_RELEASE
 from infra.settings import DAY_SECONDS
 from schemas.commands import MAX_IDS
 
-SPREAD_SECONDS = 60.0
 _STALLED_SECONDS = 180.0
-_BEFORE_SECONDS = 20.0
+# Booking the holds and starting the workers: what it takes whatever their number, and how many a second.
+_START_SECONDS = 15.0
+_BOOKED_A_SECOND = 4_000
 _POLL_SECONDS = 1.0
 
 
@@ -33,6 +34,7 @@ class Storm:
     """What became of it; lags are seconds from a hold's time to its release."""
 
     holds: int
+    spread_seconds: float
     early: int
     lag_p50: float
     lag_p99: float
@@ -47,27 +49,33 @@ class Storm:
     order_rate: float
 
 
-def measure_storm(there: Installation, holds: int, *, rate: float) -> Storm:
-    """Prepare the holds, let them come due, and measure until the last is released."""
+def measure_storm(
+    there: Installation, holds: int, *, spread_seconds: float, calm_seconds: float, rate: float
+) -> Storm:
+    """
+    Prepare the holds, let them come due within `spread_seconds`, and measure until the last is released.
+
+    New orders arrive at `rate` a second all the while, alone for about `calm_seconds` before.
+    """
     with there.running() as workers:
         # A fresh process, before it knows of any hold.
         time.sleep(2)
         at_rest = _memory(workers, there)
     # Long enough to book them all, to start, and to measure new orders in peace before.
     began = time.monotonic()
-    due = datetime.now(UTC) + timedelta(seconds=30 + _BEFORE_SECONDS + holds / 4_000)
-    book_holds(there.database_url, holds, due=due, spread_seconds=SPREAD_SECONDS, day_seconds=DAY_SECONDS)
+    due = datetime.now(UTC) + timedelta(seconds=_START_SECONDS + calm_seconds + holds / _BOOKED_A_SECOND)
+    book_holds(there.database_url, holds, due=due, spread_seconds=spread_seconds, day_seconds=DAY_SECONDS)
     _arm(there, due)
     answers = Answers(there.broker_url)
     with there.running() as workers, answers.reading():
         until_due = (due - datetime.now(UTC)).total_seconds()
-        if until_due < _BEFORE_SECONDS / 2:
+        if until_due < calm_seconds / 2:
             raise MeasurementFailed(
                 f"booking {holds:,} holds took {time.monotonic() - began:.0f} s: the storm has begun before"
             )
         storm_at = time.monotonic() + until_due
         pending = _memory(workers, there)
-        arrivals = Arrivals(there, rate=rate, seconds=until_due + SPREAD_SECONDS)
+        arrivals = Arrivals(there, rate=rate, seconds=until_due + spread_seconds)
         with MemorySampler(_roots(workers, there)) as sampler:
             arrivals.run()
             _wait_until_released(there, holds, workers)
@@ -78,6 +86,7 @@ def measure_storm(there: Installation, holds: int, *, rate: float) -> Storm:
         lags, by_second, early = _read_lags(there.database_url, due)
         return Storm(
             holds=holds,
+            spread_seconds=spread_seconds,
             early=early,
             lag_p50=percentile(lags, 50),
             lag_p99=percentile(lags, 99),

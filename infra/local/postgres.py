@@ -145,8 +145,12 @@ class PrivatePostgres:
 
     def create_database(self, name: str, *, template: str = "template0") -> None:
         """Create a database as a copy of another that nobody is connected to."""
+        # Files are copied as files: through the log, as is the default, gigabytes would be written twice.
+        strategy = sql.SQL("" if template == "template0" else " STRATEGY file_copy")
         self._execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
+            sql.SQL("CREATE DATABASE {} TEMPLATE {}{}").format(
+                sql.Identifier(name), sql.Identifier(template), strategy
+            )
         )
 
     def ensure_database(self, name: str) -> None:
