@@ -83,7 +83,8 @@ class Baseline:
             fill=fill,
             warm_up=made[:WARM_UP_ORDERS],
             orders=made[WARM_UP_ORDERS:],
-            done=lambda: read_progress(progress),
+            done=lambda: read_progress(progress)[0],
+            ended_at=lambda: read_progress(progress)[1],
             servers=servers,
             waiting_seconds=PERIOD_SECONDS if self.releases else 0,
         )

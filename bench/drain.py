@@ -21,6 +21,8 @@ from infra.rabbitmq.messages import Outgoing, PublishOutcome
 from infra.rabbitmq.publisher import Publisher
 
 _POLL_SECONDS = 0.02
+# Asking may cost the contestant something, so not as often as files are looked at.
+_ASK_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 0.5
 _READY_SECONDS = 60.0
 _STALLED_SECONDS = 60.0
@@ -149,31 +151,20 @@ def publish_all(broker_url: str, messages: Sequence[Outgoing]) -> None:
         publisher.close()
 
 
-def wait_until_done(
-    done: Callable[[], tuple[int, float]],
-    wanted: int,
-    workers: Workers,
-    *,
-    poll_seconds: float = _POLL_SECONDS,
-) -> float:
-    """
-    Return when the last was finished; `done` says how many are, and when the last one was.
-
-    Where asking costs the contestant something, it is asked seldom while much is left, and every
-    `poll_seconds` only towards the end.
-    """
+def wait_until_done(done: Callable[[], int], wanted: int, workers: Workers) -> None:
+    """Return some time after the last was finished; `done` says how many are."""
     seen, asked_at = -1, time.monotonic()
     moved_at = asked_at
     while True:
-        count, last_at = done()
+        count = done()
         if count >= wanted:
-            return last_at
+            return
         now = time.monotonic()
-        pause = poll_seconds
+        pause = _ASK_SECONDS
         if count != seen:
             if seen >= 0:
                 left_seconds = (wanted - count) * (now - asked_at) / (count - seen)
-                pause = max(poll_seconds, min(_LONGEST_PAUSE_SECONDS, left_seconds / 4))
+                pause = max(pause, min(_LONGEST_PAUSE_SECONDS, left_seconds / 2))
             seen, moved_at = count, now
         elif now - moved_at > _STALLED_SECONDS:
             raise MeasurementFailed(f"stalled at {count} of {wanted}:\n{workers.said()}")
@@ -188,16 +179,18 @@ def drain(
     fill: Callable[[Sequence[Order]], None],
     warm_up: Sequence[Order],
     orders: Sequence[Order],
-    done: Callable[[], tuple[int, float]],
+    done: Callable[[], int],
+    ended_at: Callable[[], float],
     servers: Servers,
-    poll_seconds: float = _POLL_SECONDS,
     waiting_seconds: float = 0,
     meanwhile: Callable[[Workers], AbstractContextManager[None]] = nullcontext,
 ) -> Drained:
     """
     Warm up, stand still, fill the queue, and measure how long it takes to drain.
 
-    `waiting_seconds` is what every order has to wait by the rules, whoever carries it out; it is taken off.
+    `done` says how many are finished, and `ended_at` in the end when the last one was, by the monotonic
+    clock. `waiting_seconds` is what every order has to wait by the rules, whoever carries it out; it is
+    taken off.
     """
     fill(warm_up)
     wait_until_done(done, len(warm_up), workers)
@@ -209,11 +202,13 @@ def drain(
     began = time.monotonic()
     workers.resume()
     with meanwhile(workers):
-        ended = wait_until_done(done, len(warm_up) + len(orders), workers, poll_seconds=poll_seconds)
+        wait_until_done(done, len(warm_up) + len(orders), workers)
     used = {name: seconds - used_before[name] for name, seconds in cpu_seconds(roots).items()}
     busy = _busy_seconds() - busy_before
-    foreign = max(0.0, busy - sum(used.values())) / ((ended - began) * len(os.sched_getaffinity(0)))
-    return Drained(len(orders), ended - began - waiting_seconds, workers.peak_rss_mib(), used, foreign)
+    processor_seconds = (time.monotonic() - began) * len(os.sched_getaffinity(0))
+    foreign = max(0.0, busy - sum(used.values())) / processor_seconds
+    seconds = ended_at() - began - waiting_seconds
+    return Drained(len(orders), seconds, workers.peak_rss_mib(), used, foreign)
 
 
 def _busy_seconds() -> float:

@@ -25,8 +25,6 @@ from infra.rabbitmq.messages import Outgoing
 from infra.settings import DAY_SECONDS
 
 _PROGRAMS = Path(sys.prefix) / "bin"
-# Asking costs the database something, so not as often as the baselines' counters are read.
-_COUNT_SECONDS = 0.05
 WORKERS = ("payment", "escrow", "relay")
 
 
@@ -142,9 +140,9 @@ class Holdfast:
                 fill=lambda some: publish_all(there.broker_url, self._messages(some, there.keys)),
                 warm_up=made[:WARM_UP_ORDERS],
                 orders=made[WARM_UP_ORDERS:],
-                done=lambda: (_count(database, counted) - before, time.monotonic()),
+                done=lambda: _count(database, counted) - before,
+                ended_at=lambda: _last_commit(database, counted),
                 servers=servers,
-                poll_seconds=_COUNT_SECONDS,
                 waiting_seconds=PERIOD_SECONDS if self.releases else 0,
                 meanwhile=self.meanwhile,
             )
@@ -161,6 +159,16 @@ def _count(database: psycopg.Connection, condition: str) -> int:
     # An estimate would do while it runs, but the last order has to be seen exactly.
     row = database.execute(f"SELECT count(*) FROM holds WHERE {condition}").fetchone()
     return int(row[0]) if row else 0
+
+
+def _last_commit(database: psycopg.Connection, condition: str) -> float:
+    """Return when the last of them was committed, by the monotonic clock."""
+    row = database.execute(
+        f"SELECT extract(epoch FROM max(pg_xact_commit_timestamp(xmin))) FROM holds WHERE {condition}"
+    ).fetchone()
+    if row is None or row[0] is None:
+        raise MeasurementFailed("PostgreSQL does not say when the holds were committed")
+    return time.monotonic() - (time.time() - float(row[0]))
 
 
 def _set_up(environment: Mapping[str, str], keys: ShopKeys, folder: Path) -> None:
