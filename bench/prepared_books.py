@@ -3,6 +3,7 @@
 from datetime import datetime
 from itertools import pairwise
 from typing import LiteralString
+from uuid import UUID
 
 import psycopg
 from orders import CURRENCY, SHOP
@@ -30,6 +31,8 @@ _POSTINGS = """
 
 
 _MONTHS = 12
+# An id begins with 48 bits of milliseconds.
+_BITS_BEHIND_TIME = 80
 _VIEWS_OF_POSTINGS = """
     SELECT DISTINCT c.relname, pg_get_viewdef(c.oid) FROM pg_depend AS d
     JOIN pg_rewrite AS r ON d.classid = CAST('pg_rewrite' AS regclass) AND r.oid = d.objid
@@ -107,7 +110,7 @@ def partition_postings(database_url: str, postings: int) -> None:
             "CREATE TABLE postings (LIKE postings_before INCLUDING ALL) PARTITION BY RANGE (posting_id)"
         )
         edges = [_BASE_MS + postings // 2 * month // _MONTHS + 1 for month in range(1, _MONTHS + 1)]
-        bounds = ["MINVALUE", *(f"'{edge:012x}-0000-0000-0000-000000000000'" for edge in edges), "MAXVALUE"]
+        bounds = ["MINVALUE", *(f"'{UUID(int=edge << _BITS_BEHIND_TIME)}'" for edge in edges), "MAXVALUE"]
         for number, (first, end) in enumerate(pairwise(bounds)):
             database.execute(
                 f"CREATE TABLE postings_{number} PARTITION OF postings FOR VALUES FROM ({first}) TO ({end})"
