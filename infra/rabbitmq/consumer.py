@@ -43,6 +43,9 @@ EVENT_BATCH_BYTES, COMMAND_BATCH_BYTES = 1536 << 10, 512 << 10
 # A batch costs as much as some hundreds of orders before it has done anything, so one batch of what has come
 # is quicker than two. But one that waits, for a lock or a bank, must not keep the other threads idle.
 GROW_SECONDS = 0.1
+# The broker bounds what it delivers ahead by number alone, and a message may have a MiB. With this much in
+# hand a queue is read on slowly: it is thousands of single events, or a score of the largest messages.
+BUFFERED_BYTES = 16 << 20
 # So often is read before a batch is made; a read takes a hundred KiB or so.
 _MOST_READS = 16
 # After this long a steady connection has earned a quick first reconnect again.
@@ -186,7 +189,7 @@ class QueueConsumer(Consumer):
                 self._read_what_came(session)
                 if (message := self._take(session)) is not None:
                     return message
-            session.pump(self._pause_seconds(deadline))
+            session.pump(self._pause_seconds(deadline), slowly=self._has_enough)
             self._sort(session)
             return self._take(session)
         except LOST_SESSION as error:
@@ -270,6 +273,10 @@ class QueueConsumer(Consumer):
             waiting.buffered.append(buffered)
             waiting.size += len(buffered.delivery.body)
 
+    @property
+    def _has_enough(self) -> bool:
+        return sum(waiting.size for waiting in self._buffers.values()) > BUFFERED_BYTES
+
     def _gains_by_waiting(self) -> bool:
         """Whether the next batch may still grow, and keeps none of another kind from its turn."""
         waiting = next(iter(self._buffers.values()))
@@ -301,6 +308,8 @@ class QueueConsumer(Consumer):
     def _read_what_came(self, session: Session) -> None:
         """Read until nothing more lies there, or enough for a batch of each kind."""
         for _ in range(_MOST_READS):
+            if self._has_enough:
+                return
             session.pump(0)
             if not session.delivered:
                 return

@@ -28,6 +28,9 @@ log = structlog.get_logger(__name__)
 SUSPECT_DELIVERY_COUNT = 3
 # So long a finished batch waits for an earlier one, so that one frame can acknowledge both.
 ACK_PATIENCE_SECONDS = 0.1
+# How often a consumer with enough in hand still reads a little. Far below the 15 seconds for which RabbitMQ
+# waits for a reader before it ends the connection, and heartbeats need it, too.
+SLOW_READ_SECONDS = 1.0
 _OPEN_SECONDS = 4 * SOCKET_TIMEOUT_SECONDS
 _CLOSE_SECONDS = SOCKET_TIMEOUT_SECONDS
 
@@ -118,6 +121,8 @@ class Session:
         self._patience: object | None = None
         self._lost_because: BaseException | None = None
         self._woken = False
+        # Set by whoever wants the loop to turn, for when it rests.
+        self._called = threading.Event()
         self._careful = True
         self._widen = False
         self._stopped = False
@@ -149,14 +154,21 @@ class Session:
     def closed(self) -> bool:
         return self._closed.is_set()
 
-    def pump(self, seconds: float) -> None:
+    def pump(self, seconds: float, *, slowly: bool = False) -> None:
         """
         Exchange frames with the broker until something happens, or for this long.
+
+        `slowly` leaves most of what comes in the sockets, so that the broker keeps it: a hundred KiB or so is
+        read a second, and whenever somebody settles or wakes.
 
         Raises:
             ConsumerCancelled: the broker ended the subscription.
             pika.exceptions.AMQPError, OSError: the connection is gone.
         """
+        if slowly:
+            self._called.wait(min(seconds, SLOW_READ_SECONDS))
+            self._called.clear()
+            seconds = 0
         self._turn(seconds, lambda: self._woken or bool(self.delivered) or self._lost_because is not None)
         self._woken = False
         self._raise_if_lost()
@@ -238,6 +250,7 @@ class Session:
             # When the channel is gone, so is what this would have acknowledged.
             if not self._closed.is_set():
                 self._loop.add_callback_threadsafe(function)
+                self._called.set()
 
     def _wake_up(self) -> None:
         self._woken = True

@@ -13,6 +13,7 @@ from rabbitmq_support import Poison, Recorder, TryLater, Workplace, amqp, depth,
 from infra.rabbitmq.broker import CommandNotPublished, NotACommand
 from infra.rabbitmq.consumer import QueueConsumer
 from infra.rabbitmq.messages import Delivery
+from infra.rabbitmq.session import Session
 
 
 class FarFuture(datetime):
@@ -22,6 +23,7 @@ class FarFuture(datetime):
         return time.struct_time((2026, 1, 10**12, 0, 0, 0, 0, 1, 0))
 
 
+MIB = 1 << 20
 NUMBERS = [str(number).encode() for number in range(300)]
 
 
@@ -251,6 +253,10 @@ def _in_hand(consumer: QueueConsumer) -> int:
     return sum(len(waiting.buffered) for waiting in list(consumer._buffers.values()))
 
 
+def _bytes_in_hand(consumer: QueueConsumer) -> int:
+    return sum(waiting.size for waiting in consumer._buffers.values())
+
+
 def test_while_everybody_is_busy_a_batch_grows_and_a_full_one_is_handed_out(url: str) -> None:
     entered, leave = threading.Event(), threading.Event()
     sizes: list[int] = []
@@ -335,6 +341,33 @@ def test_a_batch_that_takes_long_does_not_keep_the_others_waiting(url: str) -> N
             wait_until(lambda count=count: len(sizes) == count)
         leave.set()
     assert sizes == [1, 1, 1]
+
+
+def test_of_large_messages_only_so_much_is_taken_in_hand(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everybody is busy, much is to come: the broker keeps what is beyond the bound; all is done later."""
+    monkeypatch.setattr("infra.rabbitmq.consumer.BUFFERED_BYTES", 4 * MIB)
+    read, slow_reads = Session.pump, list[int]()
+
+    def note(session: Session, seconds: float, *, slowly: bool = False) -> None:
+        read(session, seconds, slowly=slowly)
+        if slowly:
+            slow_reads.append(_bytes_in_hand(consumer))
+
+    monkeypatch.setattr(Session, "pump", note)
+    entered, leave, sizes = threading.Event(), threading.Event(), list[int]()
+    bodies = [bytes([number]) * MIB for number in range(24)]
+    recorder = Recorder(_hanging_first(sizes, entered, leave))
+    place = Workplace(url, threads=1, batch_bound=32, prefetch_batches=2)
+    with place.on("escrow.hold", recorder, actor_name="hold_funds"):
+        (consumer,) = place.broker._consumers.values()
+        _command(url, *bodies)
+        assert entered.wait(20)
+        wait_until(lambda: len(slow_reads) == 3)
+        leave.set()
+        wait_until(lambda: len(recorder.done) == len(bodies))
+    assert max(slow_reads[:3]) < 6 * MIB
+    assert sorted(recorder.bodies) == bodies
+    assert depth(url, "escrow.hold") == 0
 
 
 def test_an_unfinished_batch_is_not_taken_along_by_a_later_one(url: str) -> None:
