@@ -148,18 +148,20 @@ def sides(length: Length) -> tuple[Side, ...]:
         Side(_DBOS, (OnDbos("DBOS, 1p", 1, 1, releases=True),), length.slowest_orders),
         Side(_LIFE, in_three_ways(_LIFE, releases=True)[:of], length.fast_orders),
         *(
-            Side(f"ledger of {size:,}", (on_a_ledger_of(size),), length.fast_orders)
-            for size in length.ledger_sizes[:-1]
+            Side(
+                {0: _YOUNG, length.ledger_sizes[-1]: _GROWN}.get(size, f"ledger of {size:,}"),
+                (on_a_ledger_of(size, beside=length.ledger_sizes[-1]),),
+                length.close_orders,
+            )
+            for size in (*length.ledger_sizes[:-1], 0, length.ledger_sizes[-1])
         ),
-        Side(_YOUNG, (on_a_ledger_of(0),), length.close_orders),
-        Side(_GROWN, (on_a_ledger_of(length.ledger_sizes[-1]),), length.close_orders),
     )
 
 
 def partitioned_sides(length: Length) -> tuple[Side, ...]:
     """Name the large ledger in one table and in partitions."""
     size = length.ledger_sizes[-1]
-    plain, partitioned = on_a_ledger_of(size), on_a_ledger_of(size, partitioned=True)
+    plain, partitioned = (on_a_ledger_of(size, partitioned=either) for either in (False, True))
     return (
         Side(_GROWN, (plain,), length.close_orders),
         Side(_PARTITIONED, (partitioned,), length.close_orders),
@@ -191,9 +193,20 @@ def in_three_ways(
     )
 
 
-def on_a_ledger_of(postings: int, *, partitioned: bool = False) -> Holdfast:
+def on_a_ledger_of(postings: int, *, partitioned: bool = False, beside: int = 0) -> Holdfast:
+    """
+    Name two of payment on a ledger with a past.
+
+    Where sizes are compared, a copy of the largest ledger is made for each: on a virtual machine what follows
+    the writing of gigabytes is slower for a while, for everything that runs, whatever it has to do with them.
+    """
     name = f"on {postings:,} postings{', partitioned' if partitioned else ''}"
-    return Holdfast(name, past=Past(postings, partitioned), workers=_TWO)
+    return Holdfast(
+        name,
+        past=Past(postings, partitioned),
+        beside=Past(beside) if beside > postings else None,
+        workers=_TWO,
+    )
 
 
 def stock_empty(*, processes: int, threads: int, prefetch: int, queue_type: str = "classic") -> Stock:

@@ -120,6 +120,8 @@ class Holdfast:
     releases: bool = False
     workers: Sequence[str] = WORKERS
     past: Past = Past()
+    # A ledger that is copied first and stands there unused.
+    beside: Past | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
     # What watches the workers while they drain.
     meanwhile: Callable[[Workers], AbstractContextManager[None]] = nullcontext
@@ -130,6 +132,8 @@ class Holdfast:
             there = leaving.enter_context(
                 installed(servers, day_seconds=day_seconds, past=self.past, **self.settings)
             )
+            if self.beside is not None:
+                leaving.enter_context(installed(servers, day_seconds=day_seconds, past=self.beside))
             workers = leaving.enter_context(there.running(self.workers))
             made = make_orders(WARM_UP_ORDERS + orders, sellers=self.sellers)
             database = leaving.enter_context(psycopg.connect(there.database_url, autocommit=True))
