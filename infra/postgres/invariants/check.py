@@ -19,7 +19,7 @@ class Check:
     """
     One invariant: a name, the promise in words, and the SQL that proves it from the rows.
 
-    `invariant` is the number of what it proves a part of. The statement returns one row for every thing that it judges:
+    Checks of one `invariant` prove parts of it. The statement returns one row for every thing that it judges:
     `broken`, and `example`, which names the thing. NULL counts as broken: what can't be judged is not proved.
     """
 
