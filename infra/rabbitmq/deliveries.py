@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import pika
 import pika.spec
+from pika.adapters.utils.io_services_utils import _AsyncSSLTransport
 
 from infra.rabbitmq.messages import Delivery, delivery_of_texts
 
@@ -312,6 +313,7 @@ class ReadingConnection(pika.SelectConnection):  # type: ignore[misc]  # the bas
     """pika's connection, where `reader`, once it is set, sees what comes first."""
 
     reader: DeliveryReader | None = None
+    _has_read_again = False
 
     def read_much_at_once(self) -> None:
         """
@@ -320,6 +322,20 @@ class ReadingConnection(pika.SelectConnection):  # type: ignore[misc]  # the bas
         Each asking gives the interpreter away, and whoever works has it until it has waited long enough.
         """
         self._transport._MAX_RECV_BYTES = _RECEIVE_BYTES  # noqa: SLF001 - pika has no setting for it
+        if isinstance(self._transport, _AsyncSSLTransport):
+            # Over TLS each read asks for another, and each time the socket is ready one more chain begins.
+            # Until nothing is left, every turn of the loop reads more than the last one. One is enough.
+            self._read_again = self._transport._on_socket_readable  # noqa: SLF001 - the same
+            self._transport._on_socket_readable = self._read_again_once_a_turn  # noqa: SLF001 - the same
+
+    def begin_turn(self) -> None:
+        """Say that the loop turns anew."""
+        self._has_read_again = False
+
+    def _read_again_once_a_turn(self) -> None:
+        if not self._has_read_again:
+            self._has_read_again = True
+            self._read_again()
 
     def cut(self) -> None:
         """

@@ -231,6 +231,7 @@ class Session:
         timer = self._loop.call_later(seconds, end)
         try:
             while not (late or enough()):
+                self._connection.begin_turn()
                 self._loop.poll()
                 self._loop.process_timeouts()
         finally:

@@ -3,7 +3,8 @@
 import base64
 import shutil
 import ssl
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -21,9 +22,12 @@ from infra.postgres.engine import create_database_engine
 from infra.rabbitmq.messages import Outgoing, PublishOutcome
 from infra.rabbitmq.publisher import Publisher
 from infra.rabbitmq.queue_depth import UNKNOWN_DEPTH, QueueDepth
-from infra.rabbitmq.topology import QUARANTINE_QUEUE, apply
+from infra.rabbitmq.session import Buffered, Session
+from infra.rabbitmq.topology import ESCROW_HOLD, QUARANTINE_QUEUE, apply
 from infra.settings import load_settings
 
+PATIENCE_SECONDS = 30.0
+MIB = 1 << 20
 HOST = "localhost"  # what the certificates are for; 127.0.0.1 is the same server under another name
 
 
@@ -68,6 +72,49 @@ def test_everything_that_talks_to_the_broker_does_so_over_verified_tls(broker: s
         publisher.close()
     assert outcome is PublishOutcome.CONFIRMED
     assert QueueDepth(url)(QUARANTINE_QUEUE) != UNKNOWN_DEPTH
+
+
+def _go_on_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not true():
+        assert time.monotonic() < deadline, "did not become true in time"
+
+
+def test_what_is_read_slowly_over_tls_stays_with_the_broker_and_comes_later(
+    broker: str, ca: ThrowawayCa
+) -> None:
+    """TLS hands on what it has decrypted unasked; even so no more is read than was asked for."""
+    url = f"{broker}?cacertfile={quote(str(ca.file))}"
+    apply(url, 1)
+    bodies = [bytes([number]) * MIB for number in range(24)]
+    publisher = Publisher(url)
+    try:
+        outcomes = publisher.publish([Outgoing("", ESCROW_HOLD, body) for body in bodies], timeout_s=60)
+    finally:
+        publisher.close()
+    assert set(outcomes) == {PublishOutcome.CONFIRMED}
+    session = Session(url, ESCROW_HOLD, prefetch=64)
+    taken: list[Buffered] = []
+
+    def read(*, slowly: bool = False) -> int:
+        session.pump(0.01, slowly=slowly)
+        taken.extend(session.delivered)
+        session.delivered.clear()
+        return len(taken)
+
+    try:
+        # The first comes alone; with the second one all the others are on their way.
+        _go_on_until(lambda: read() >= 2)
+        before = len(taken)
+        for _ in range(10):
+            read(slowly=True)
+        assert len(taken) - before <= 3, "each time a hundred KiB or so, no whole messages"
+        _go_on_until(lambda: read() == len(bodies))
+        session.settle([one.tag for one in taken])
+    finally:
+        session.close()
+    assert [one.delivery.body for one in taken] == bodies
+    _go_on_until(lambda: QueueDepth(url)(ESCROW_HOLD) == 0)
 
 
 def test_a_broker_of_another_authority_is_refused(broker: str, another_ca: ThrowawayCa) -> None:
