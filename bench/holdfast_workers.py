@@ -87,8 +87,7 @@ def installed(
     def fill(database_url: str) -> None:
         with servers.vhost() as broker_url:
             topology.apply(broker_url, day_seconds)
-            urls = {"HOLDFAST_BROKER_URL": broker_url, "HOLDFAST_DATABASE_URL": database_url}
-            _set_up({**environment, **urls}, keys, servers.folder)
+            _set_up(environment | _urls(broker_url, database_url), keys, servers.folder)
         if past.partitioned:
             partition_postings(database_url, past.postings)
         book_past(database_url, past.postings)
@@ -97,11 +96,11 @@ def installed(
     with servers.vhost() as broker_url, servers.database(template) as database_url:
         topology.apply(broker_url, day_seconds)
         topology.declare_shop_queue(broker_url, SHOP)
-        yield Installation(
-            {**environment, "HOLDFAST_BROKER_URL": broker_url, "HOLDFAST_DATABASE_URL": database_url},
-            keys,
-            servers,
-        )
+        yield Installation(environment | _urls(broker_url, database_url), keys, servers)
+
+
+def _urls(broker_url: str, database_url: str) -> dict[str, str]:
+    return {"HOLDFAST_BROKER_URL": broker_url, "HOLDFAST_DATABASE_URL": database_url}
 
 
 @cache

@@ -18,6 +18,8 @@ Round = Mapping[str, Drained]
 
 # Above this, somebody else's work shows in the numbers.
 _FOREIGN_SHARE = 0.05
+# Headings of columns that hold words; all others hold numbers.
+_WORDS = ("", "Holdfast", "against", "what for")
 _WHO = ("workers", "broker", "database")
 
 
@@ -87,7 +89,6 @@ def ratios_of(
 
 def print_breakdown(console: Console, name: str, breakdown: Breakdown) -> None:
     table = _table(f"Where the time goes, {name}: µs an order", "", "what for", "µs")
-    table.columns[1].justify = "left"
     table.caption = "Workers: processor time, by samples. PostgreSQL: by the clock, with its waits."
     before = ""
     for who, what, spent in lines_of(breakdown):
@@ -150,7 +151,7 @@ def _table(title: str, *headings: str) -> Table:
     """Make a table whose words stand on the left, and whose numbers on the right."""
     table = Table(title=title)
     for heading in headings:
-        side: Literal["left", "right"] = "left" if heading in {"", "Holdfast", "against"} else "right"
+        side: Literal["left", "right"] = "left" if heading in _WORDS else "right"
         table.add_column(heading, justify=side, no_wrap=True)
     return table
 

@@ -274,8 +274,12 @@ class QueueConsumer(Consumer):
             waiting.size += len(buffered.delivery.body)
 
     @property
+    def _buffered_bytes(self) -> int:
+        return sum(waiting.size for waiting in self._buffers.values())
+
+    @property
     def _has_enough(self) -> bool:
-        return sum(waiting.size for waiting in self._buffers.values()) > BUFFERED_BYTES
+        return self._buffered_bytes > BUFFERED_BYTES
 
     def _gains_by_waiting(self) -> bool:
         """Whether the next batch may still grow, and keeps none of another kind from its turn."""
@@ -306,7 +310,7 @@ class QueueConsumer(Consumer):
         return bool(self._buffers) and self._availability.open and not self._stopping.is_set()
 
     def _read_what_came(self, session: Session) -> None:
-        """Read until nothing more lies there, or enough for a batch of each kind."""
+        """Read until nothing more lies there, or enough is in hand."""
         for _ in range(_MOST_READS):
             if self._has_enough:
                 return

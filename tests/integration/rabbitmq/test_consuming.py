@@ -253,10 +253,6 @@ def _in_hand(consumer: QueueConsumer) -> int:
     return sum(len(waiting.buffered) for waiting in list(consumer._buffers.values()))
 
 
-def _bytes_in_hand(consumer: QueueConsumer) -> int:
-    return sum(waiting.size for waiting in consumer._buffers.values())
-
-
 def test_while_everybody_is_busy_a_batch_grows_and_a_full_one_is_handed_out(url: str) -> None:
     entered, leave = threading.Event(), threading.Event()
     sizes: list[int] = []
@@ -351,7 +347,7 @@ def test_of_large_messages_only_so_much_is_taken_in_hand(url: str, monkeypatch: 
     def note(session: Session, seconds: float, *, slowly: bool = False) -> None:
         read(session, seconds, slowly=slowly)
         if slowly:
-            slow_reads.append(_bytes_in_hand(consumer))
+            slow_reads.append(consumer._buffered_bytes)
 
     monkeypatch.setattr(Session, "pump", note)
     entered, leave, sizes = threading.Event(), threading.Event(), list[int]()
